@@ -1,0 +1,111 @@
+#include "core/callbacks.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "core/future.h"
+
+static _Thread_local const callback_runner *runner_here;
+
+int callback_runner_init(callback_runner *runner) {
+    memset(runner, 0, sizeof *runner);
+    return pthread_mutex_init(&runner->lock, NULL);
+}
+
+void callback_runner_fini(callback_runner *runner) {
+    pthread_mutex_destroy(&runner->lock);
+}
+
+static void changed(callback_runner *runner) {
+    atomic_fetch_add(&runner->events, 1);
+    os_futex_wake(&runner->events, INT_MAX);
+}
+
+/* Takes the whole queue; false if there is none and there will be no more. */
+static bool take_queue(callback_runner *runner, pebble_future **queue, uint32_t *events) {
+    pthread_mutex_lock(&runner->lock);
+    *events = atomic_load(&runner->events);
+    *queue = runner->first;
+    runner->first = runner->last = NULL;
+    bool over = *queue == NULL && runner->ending;
+    if (over) {
+        runner->finished = true;
+        changed(runner);
+    }
+    pthread_mutex_unlock(&runner->lock);
+    return !over;
+}
+
+static void run(void *context) {
+    pebble_pool *pool = context;
+    callback_runner *runner = &pool->callbacks;
+    pebble_future *queue;
+    uint32_t events;
+    runner_here = runner;
+    while (take_queue(runner, &queue, &events)) {
+        if (queue == NULL)
+            os_futex_wait(&runner->events, events, OS_NO_DEADLINE);
+        while (queue != NULL) {
+            pebble_future *future = queue;
+            queue = future->next;
+            future_run_callbacks(future);
+            pebble_future_unref(future);
+        }
+    }
+    runner_here = NULL;
+    pool_unref(pool);
+}
+
+int callback_runner_start(callback_runner *runner, pebble_pool *pool) {
+    int error = 0;
+    pthread_mutex_lock(&runner->lock);
+    if (!runner->started) {
+        pool_ref(pool);
+        error = os_thread_start(run, pool, "pebble-callback");
+        runner->started = error == 0;
+        if (error != 0)
+            pool_unref(pool);
+    }
+    pthread_mutex_unlock(&runner->lock);
+    return error;
+}
+
+void callback_runner_push(callback_runner *runner, pebble_future *future) {
+    pebble_future_ref(future);
+    future->next = NULL;
+    pthread_mutex_lock(&runner->lock);
+    bool first = runner->first == NULL;
+    if (first)
+        runner->first = future;
+    else
+        runner->last->next = future;
+    runner->last = future;
+    if (first) /* else the thread has been told and has not come yet */
+        changed(runner);
+    pthread_mutex_unlock(&runner->lock);
+}
+
+void callback_runner_end(callback_runner *runner) {
+    pthread_mutex_lock(&runner->lock);
+    runner->ending = true;
+    changed(runner);
+    pthread_mutex_unlock(&runner->lock);
+}
+
+bool callback_runner_join(callback_runner *runner, int64_t deadline_ns) {
+    for (;;) {
+        pthread_mutex_lock(&runner->lock);
+        uint32_t events = atomic_load(&runner->events);
+        bool over = runner->finished || !runner->started;
+        pthread_mutex_unlock(&runner->lock);
+        if (over)
+            return true;
+        if (os_futex_wait(&runner->events, events, deadline_ns) == ETIMEDOUT)
+            return false;
+    }
+}
+
+bool callback_runner_is_here(const callback_runner *runner) {
+    return runner_here == runner;
+}

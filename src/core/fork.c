@@ -1,0 +1,25 @@
+#include "core/fork.h"
+
+#include <pthread.h>
+
+#include "platform/platform.h"
+
+uint32_t fork_epoch;
+
+static pthread_once_t watching = PTHREAD_ONCE_INIT;
+static int watch_error;
+
+/* Runs in the child, which has one thread: no lock may be taken, since any may have been held. */
+static void in_child(void) {
+    fork_epoch++;
+    os_fd_close_inherited();
+}
+
+static void watch(void) {
+    watch_error = pthread_atfork(NULL, NULL, in_child);
+}
+
+int fork_watch(void) {
+    pthread_once(&watching, watch);
+    return watch_error;
+}

@@ -1,0 +1,35 @@
+/* Processes through pidfds: a number may be another process by the time it is used, a pidfd never. */
+#include "platform/platform.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+
+int os_process_open(pid_t pid, int *fd) {
+    if (os_fault_hits(OS_FAULT_FD))
+        return EMFILE;
+    int opened = (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec by itself */
+    if (opened < 0)
+        return errno;
+    os_fd_register(opened);
+    *fd = opened;
+    return 0;
+}
+
+int os_process_signal(int process_fd, int signal) {
+    return syscall(SYS_pidfd_send_signal, process_fd, signal, NULL, 0) == 0 ? 0 : errno;
+}
+
+bool os_process_ended(int process_fd) {
+    struct pollfd entry = {.fd = process_fd, .events = POLLIN};
+    return poll(&entry, 1, 0) == 1;
+}

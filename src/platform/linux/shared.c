@@ -1,0 +1,92 @@
+/* Shared memory (memfd) and bells (eventfd). */
+#include "platform/platform.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+
+static int map(int fd, size_t size, int protection, void **memory) {
+    void *mapped = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED)
+        return errno;
+    /* A forked child has no business in its parent's channels. */
+    if (madvise(mapped, size, MADV_DONTFORK) != 0) {
+        int error = errno;
+        munmap(mapped, size);
+        return error;
+    }
+    *memory = mapped;
+    return 0;
+}
+
+int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
+                  void **memory) {
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (os_fault_hits(OS_FAULT_SHARED))
+        return ENOMEM;
+    int made = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (made < 0)
+        return errno;
+    os_fd_register(made);
+    int error = ftruncate(made, (off_t)size) == 0 ? 0 : errno;
+    if (error == 0)
+        error = map(made, size, PROT_READ | PROT_WRITE, memory);
+    if (error == 0 && others_read_only)
+        seals |= F_SEAL_FUTURE_WRITE;
+    if (error == 0 && fcntl(made, F_ADD_SEALS, seals) != 0) {
+        error = errno;
+        munmap(*memory, size);
+    }
+    if (error != 0) {
+        os_fd_close(made);
+        return error;
+    }
+    *fd = made;
+    return 0;
+}
+
+int os_shared_map(int fd, size_t size, bool writable, void **memory) {
+    struct stat status;
+    if (fstat(fd, &status) != 0)
+        return errno;
+    if ((size_t)status.st_size < size)
+        return EINVAL;
+    return map(fd, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, memory);
+}
+
+void os_shared_unmap(void *memory, size_t size) {
+    if (memory != NULL)
+        munmap(memory, size);
+}
+
+int os_bell_new(int *fd) {
+    if (os_fault_hits(OS_FAULT_FD))
+        return EMFILE;
+    int made = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (made < 0)
+        return errno;
+    os_fd_register(made);
+    *fd = made;
+    return 0;
+}
+
+void os_bell_ring(int fd) {
+    uint64_t one = 1;
+    /* EAGAIN: the counter is full, so the bell is ringing. Nothing else can go wrong. */
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+uint64_t os_bell_identity(int fd) {
+    struct stat status;
+    if (fstat(fd, &status) != 0)
+        return 0;
+    return (uint64_t)status.st_dev << 32 ^ (uint64_t)status.st_ino ^ UINT64_C(1) << 63;
+}

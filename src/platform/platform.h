@@ -1,0 +1,203 @@
+/* The port layer: everything that the engine asks of the operating system.
+ *
+ * Conventions: a function that can fail returns 0 or a positive errno value; nothing here sets a
+ * pebble error or takes a lock. Every descriptor is close-on-exec and registered (see "Engine
+ * descriptors"). Deadlines are absolute, in nanoseconds of the monotonic clock; OS_NO_DEADLINE
+ * waits without limit. Signals that interrupt a call (EINTR) are dealt with inside.
+ *
+ * In a build with PEBBLE_FAULT_INJECTION each call that may fail for want of a resource can be
+ * made to: see "Fault injection" at the end.
+ */
+#ifndef PEBBLE_PLATFORM_H
+#define PEBBLE_PLATFORM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define OS_NO_DEADLINE INT64_MAX
+
+/* ---- Time and processors ---- */
+
+/* The monotonic clock. */
+int64_t os_now_ns(void);
+
+/* now + timeout_ns, or OS_NO_DEADLINE if that is beyond the clock. timeout_ns >= 0. */
+int64_t os_deadline_after(int64_t timeout_ns);
+
+/* Processors that this process may use: by affinity and control group quota, at least 1. Reads
+ * files: not for hot paths. */
+unsigned os_usable_processors(void);
+
+/* True if another thread can make progress while this one spins: more than one usable processor.
+ * Cached at the first call. */
+bool os_spinning_helps(void);
+
+/* The processor that the calling thread runs on now. */
+unsigned os_current_processor(void);
+
+/* Has the calling thread go on on another processor than its present one, if it may. */
+void os_leave_processor(void);
+
+/* Tells the processor that this is a spin loop. */
+static inline void os_spin_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* ---- Memory ---- */
+
+/* malloc, calloc and realloc, with fault injection. NULL if there is none. */
+void *os_alloc(size_t size);
+void *os_alloc_zeroed(size_t size);
+void *os_realloc(void *memory, size_t size);
+void os_free(void *memory);
+
+/* ---- Futexes ----
+ * A word that threads (or, if shared, processes) sleep on. wait returns 0 when woken, when the
+ * word differed from expected, and for no reason at all: the caller looks again. It returns
+ * ETIMEDOUT at the deadline, and EINTR when a signal handler ran. */
+
+int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,
+                         int64_t deadline_ns);
+void os_futex_wake(const _Atomic uint32_t *word, int count);
+void os_futex_wake_shared(const _Atomic uint32_t *word, int count);
+
+/* Sleeps on a private and a shared word at once. ENOSYS where the kernel cannot (before 5.16). */
+int os_futex_wait_both(const _Atomic uint32_t *private_word, uint32_t private_expected,
+                       const _Atomic uint32_t *shared_word, uint32_t shared_expected,
+                       int64_t deadline_ns);
+
+/* ---- Engine descriptors ----
+ * A set of the descriptors that the engine holds, so that a forked child can close them all. It
+ * may be read in the child of a fork at any moment: bits are set and cleared atomically. */
+
+void os_fd_register(int fd);
+
+/* Unregisters and closes; -1 is fine. */
+void os_fd_close(int fd);
+
+/* Unregisters without closing: for one that a forked child shall keep. */
+void os_fd_forget(int fd);
+
+/* In a forked child: closes all that the parent registered. */
+void os_fd_close_inherited(void);
+
+/* ---- Events ----
+ * A bell: any process that holds it rings, one waits in epoll. Edge triggered, never read. */
+
+int os_bell_new(int *fd);
+void os_bell_ring(int fd);
+
+/* A number that a bell keeps, and that a file of another kind under its descriptor does not have.
+ * 0: there is none. */
+uint64_t os_bell_identity(int fd);
+
+/* ---- Shared memory ----
+ * A memfd that can be neither shrunk nor grown, mapped once and not inherited over fork. */
+
+/* Makes and maps size bytes (a multiple of the page size), readable and writable, zeroed. If
+ * others_read_only, every mapping made after this one can only be read. */
+int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
+                  void **memory);
+
+/* Maps what a peer made; checks that it is at least size bytes. */
+int os_shared_map(int fd, size_t size, bool writable, void **memory);
+void os_shared_unmap(void *memory, size_t size);
+
+/* ---- Polling: epoll with an exact timer ---- */
+
+typedef struct os_poller os_poller;
+
+typedef struct os_poller_event {
+    void *context;
+    bool readable;
+    bool writable;
+    bool hung_up;
+} os_poller_event;
+
+int os_poller_new(os_poller **poller);
+void os_poller_free(os_poller *poller);
+
+/* Reports fd with context when it can be read (a bell: at each ring). */
+int os_poller_add(os_poller *poller, int fd, void *context);
+int os_poller_add_bell(os_poller *poller, int fd, void *context);
+
+/* Changes whether fd is reported when it can be written. */
+int os_poller_want_write(os_poller *poller, int fd, void *context, bool want);
+void os_poller_remove(os_poller *poller, int fd);
+
+/* Sleeps until something is ready, the timer's deadline or a wake. Returns the number of events
+ * (0: timer or wake). */
+size_t os_poller_wait(os_poller *poller, os_poller_event *events, size_t capacity);
+
+/* Sets the absolute deadline at which the poller wakes, OS_NO_DEADLINE for none. Any thread. */
+void os_poller_set_timer(os_poller *poller, int64_t deadline_ns);
+
+/* Wakes the poller. Any thread. */
+void os_poller_wake(os_poller *poller);
+
+/* ---- Processes ---- */
+
+/* A descriptor that stands for the process: readable when it has ended. */
+int os_process_open(pid_t pid, int *fd);
+
+/* Sends a signal; ESRCH if the process has ended. */
+int os_process_signal(int process_fd, int signal);
+bool os_process_ended(int process_fd);
+
+/* ---- Messages: a pair of connected sockets that keep message boundaries ---- */
+
+#define OS_MESSAGE_MAX_FDS 4
+
+int os_message_pair(int fds[2]);
+
+/* EAGAIN if it cannot be sent now, EPIPE if the peer is gone. */
+int os_message_send(int fd, const void *data, size_t size, const int *fds,
+                    size_t fd_count);
+
+/* Receives one message, at most capacity bytes. EAGAIN if there is none, EPIPE if the peer is
+ * gone. Descriptors that do not fit are closed. */
+int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *fds,
+                       size_t fd_capacity, size_t *fd_count);
+
+/* ---- Threads ---- */
+
+/* Starts a thread with every signal blocked. EAGAIN if there can be no more. */
+int os_thread_start(void (*function)(void *), void *context, const char *name);
+
+/* Names the calling thread; in the main thread: the process, as ps and top show it. */
+void os_thread_set_name(const char *name);
+
+/* ---- Fault injection ---- */
+
+typedef enum os_fault {
+    OS_FAULT_NONE,
+    OS_FAULT_ALLOC,   /* ENOMEM */
+    OS_FAULT_SHARED,  /* memfd or mmap: ENOMEM */
+    OS_FAULT_FD,      /* eventfd, socketpair, epoll, timerfd, pidfd: EMFILE */
+    OS_FAULT_FORK,    /* EAGAIN */
+    OS_FAULT_THREAD,  /* EAGAIN */
+    OS_FAULT_MESSAGE, /* sending on a socket: ENOBUFS */
+    OS_FAULT_KINDS
+} os_fault;
+
+#ifdef PEBBLE_FAULT_INJECTION
+/* From now on the nth call (1: the next) of this kind in this process fails, and all that follow
+ * it if repeat. OS_FAULT_NONE disarms. */
+__attribute__((visibility("default"))) void pebble_test_fault(os_fault kind, unsigned nth,
+                                                              bool repeat);
+/* How many calls of the armed kind there have been since it was armed. */
+__attribute__((visibility("default"))) unsigned pebble_test_fault_calls(void);
+bool os_fault_hits(os_fault kind);
+#else
+#define os_fault_hits(kind) false
+#endif
+
+#endif

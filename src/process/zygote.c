@@ -1,0 +1,430 @@
+/* The zygote's loop.
+ *
+ * A worker's entry, from SPAWN to GONE, and what it still has to report:
+ *
+ *   running → dying (told to KILL: SIGTERM sent to the tree, SIGKILL when the grace is over)
+ *   running, dying → dead (reaped) → gone (nothing of its tree is left; entry removed)
+ *
+ * What a dead worker leaves behind becomes the zygote's own child, since the zygote is a subreaper
+ * too. A child of the zygote that is no worker is therefore what some dead worker left. If it was
+ * in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is
+ * killed at once. A live worker's orphans never come here, they become the worker's.
+ *
+ * Replies are bits of the entry that are cleared when sent: a full socket loses none, and nothing
+ * is queued.
+ *
+ * If the program ends (its pidfd, or the socket's end), every worker's tree is killed at once, and
+ * the zygote goes. If the zygote is killed, the kernel kills the workers (PR_SET_PDEATHSIG).
+ */
+#include "process/zygote.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "platform/platform.h"
+#include "process/crash.h"
+#include "process/tree.h"
+#include "process/worker.h"
+
+enum { REPORT_SPAWNED = 1, REPORT_FAILED = 2, REPORT_DIED = 4, REPORT_GONE = 8 };
+
+/* To send again when the system had no room for a message; a full socket is waited for. */
+static const int64_t resend_ns = 5 * 1000 * 1000;
+
+typedef struct zygote_worker {
+    uint32_t number;
+    pid_t pid;
+    int pid_fd; /* until it is sent */
+    int status; /* once dead; or the errno of a failed fork */
+    bool dead;
+    bool dying;
+    int64_t kill_at_ns; /* dying: when the grace is over; OS_NO_DEADLINE once it is */
+    pid_list tree;      /* dying: its descendants at SIGTERM */
+    unsigned reports;
+} zygote_worker;
+
+typedef struct zygote_state {
+    const zygote_setup *setup;
+    int program_fd; /* pidfd */
+    zygote_worker *workers;
+    size_t count, capacity;
+    bool blocked;         /* the socket is full */
+    int64_t resend_at_ns; /* OS_NO_DEADLINE: nothing to send again */
+} zygote_state;
+
+/* ---- Forking ---- */
+
+static void run_hook(void (*hook)(void *, pebble_fork_kind), const pebble_hooks *hooks) {
+    if (hook != NULL)
+        hook(hooks->context, PEBBLE_FORK_WORKER);
+}
+
+static pid_t fork_worker(zygote_state *zygote, const zygote_request *request,
+                         const int *fds) {
+    static const pebble_hooks none;
+    const pebble_hooks *hooks =
+        zygote->setup->hooks != NULL ? zygote->setup->hooks : &none;
+    bool executes = zygote->setup->spawn_command != NULL;
+    worker_setup setup = {
+        .number = request->worker, .parent_pid = getpid(), .hooks = hooks};
+    memcpy(setup.name, request->name, sizeof setup.name);
+    memcpy(setup.fds, fds, sizeof setup.fds);
+    if (os_fault_hits(OS_FAULT_FORK)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    for (int i = 0; i < WORKER_FDS; i++)
+        os_fd_forget(fds[i]); /* the child keeps these */
+    if (!executes)
+        run_hook(hooks->before_fork, hooks);
+    pid_t pid = fork();
+    int error = errno;
+    if (pid == 0 && executes)
+        worker_execute(&setup, zygote->setup->spawn_command);
+    if (pid == 0) {
+        run_hook(hooks->after_fork_child, hooks);
+        worker_run(&setup);
+    }
+    if (!executes)
+        run_hook(hooks->after_fork_parent, hooks);
+    for (int i = 0; i < WORKER_FDS; i++)
+        os_fd_register(fds[i]);
+    errno = error;
+    return pid;
+}
+
+static zygote_worker *add_worker(zygote_state *zygote, uint32_t number) {
+    if (zygote->count == zygote->capacity) {
+        size_t capacity = zygote->capacity > 0 ? zygote->capacity * 2 : 16;
+        zygote_worker *workers = os_realloc(zygote->workers, capacity * sizeof *workers);
+        if (workers == NULL)
+            return NULL;
+        zygote->workers = workers;
+        zygote->capacity = capacity;
+    }
+    zygote_worker *worker = &zygote->workers[zygote->count++];
+    *worker =
+        (zygote_worker){.number = number, .pid_fd = -1, .kill_at_ns = OS_NO_DEADLINE};
+    return worker;
+}
+
+static void spawn(zygote_state *zygote, const zygote_request *request, const int *fds) {
+    zygote_worker *worker = add_worker(zygote, request->worker);
+    if (worker == NULL)
+        _exit(EXIT_FAILURE); /* the program starts another zygote */
+    worker->pid = fork_worker(zygote, request, fds);
+    if (worker->pid > 0) {
+        os_process_open(worker->pid, &worker->pid_fd);
+        worker->reports = REPORT_SPAWNED;
+    } else {
+        worker->status = errno;
+        worker->dead = true;
+        worker->reports = REPORT_FAILED;
+    }
+}
+
+/* ---- Ending ---- */
+
+static zygote_worker *find_number(zygote_state *zygote, uint32_t number) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (zygote->workers[i].number == number)
+            return &zygote->workers[i];
+    }
+    return NULL;
+}
+
+static void terminate(zygote_worker *worker, int64_t grace_ns) {
+    if (worker->dead || worker->dying)
+        return;
+    worker->dying = true;
+    if (grace_ns <= 0) {
+        tree_kill(worker->pid);
+        return;
+    }
+    worker->kill_at_ns = os_deadline_after(grace_ns);
+    tree_descendants(worker->pid, &worker->tree);
+    kill(worker->pid, SIGTERM);
+    kill(worker->pid,
+         SIGCONT); /* a stopped process takes its SIGTERM only when it goes on */
+    for (size_t i = 0; i < worker->tree.count; i++) {
+        tree_signal(worker->tree.pids[i], getpid(), SIGTERM);
+        tree_signal(worker->tree.pids[i], getpid(), SIGCONT);
+    }
+}
+
+static bool is_worker(const zygote_state *zygote, pid_t pid) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (!zygote->workers[i].dead && zygote->workers[i].pid == pid)
+            return true;
+    }
+    return false;
+}
+
+/* The children that are no workers, alive or dead but not reaped. */
+static void find_orphans(zygote_state *zygote, pid_list *orphans) {
+    size_t kept = 0;
+    tree_children(getpid(), orphans);
+    for (size_t i = 0; i < orphans->count; i++) {
+        if (!is_worker(zygote, orphans->pids[i]))
+            orphans->pids[kept++] = orphans->pids[i];
+    }
+    orphans->count = kept;
+}
+
+/* The dying worker in whose grace an orphan is. */
+static zygote_worker *owner_of(zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (worker->dying && pid_list_has(&worker->tree, orphan))
+            return worker;
+    }
+    return NULL;
+}
+
+/* Deals with what dead workers left; those of which nothing is left are gone. */
+static void sweep(zygote_state *zygote) {
+    pid_list orphans = {0};
+    bool strangers = false;
+    find_orphans(zygote, &orphans);
+    for (size_t i = 0; i < orphans.count; i++) {
+        zygote_worker *owner = owner_of(zygote, orphans.pids[i]);
+        strangers |= owner == NULL;
+        if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
+            tree_kill(orphans.pids[i]);
+    }
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        bool left = strangers;
+        for (size_t j = 0; j < orphans.count && !left; j++)
+            left = pid_list_has(&worker->tree, orphans.pids[j]);
+        if (worker->dead && !left && (worker->reports & REPORT_FAILED) == 0)
+            worker->reports |= REPORT_GONE;
+    }
+    pid_list_fini(&orphans);
+}
+
+static void reap(zygote_state *zygote) {
+    int status;
+    pid_t pid;
+    bool any = false;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        any = true;
+        for (size_t i = 0; i < zygote->count; i++) {
+            zygote_worker *worker = &zygote->workers[i];
+            if (worker->pid == pid && !worker->dead) {
+                worker->dead = true;
+                worker->status = status;
+                worker->reports |= REPORT_DIED;
+            }
+        }
+    }
+    if (any)
+        sweep(zygote);
+}
+
+static void end_graces(zygote_state *zygote) {
+    int64_t now_ns = os_now_ns();
+    bool any = false;
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (worker->kill_at_ns > now_ns)
+            continue;
+        worker->kill_at_ns = OS_NO_DEADLINE;
+        any = true;
+        if (!worker->dead)
+            tree_kill(worker->pid);
+    }
+    if (any)
+        sweep(zygote);
+}
+
+static _Noreturn void end_all(zygote_state *zygote) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (!zygote->workers[i].dead)
+            tree_kill(zygote->workers[i].pid);
+    }
+    for (;;) { /* the last ones to die leave orphans in their turn */
+        pid_list orphans = {0};
+        for (size_t i = 0; i < zygote->count; i++)
+            zygote->workers[i].dead = true; /* all children are orphans now */
+        find_orphans(zygote, &orphans);
+        for (size_t i = 0; i < orphans.count; i++)
+            tree_kill(orphans.pids[i]);
+        bool none = orphans.count == 0;
+        pid_list_fini(&orphans);
+        if (none || waitpid(-1, NULL, 0) < 0)
+            _exit(0);
+    }
+}
+
+/* ---- Reporting ---- */
+
+static int send_reply(zygote_state *zygote, zygote_worker *worker, zygote_reply_kind kind,
+                      bool gone) {
+    zygote_reply reply = {.kind = kind,
+                          .worker = worker->number,
+                          .pid = worker->pid,
+                          .status = worker->status,
+                          .gone = gone};
+    bool with_fd = kind == ZYGOTE_SPAWNED && worker->pid_fd >= 0;
+    return os_message_send(zygote->setup->control_fd, &reply, sizeof reply,
+                           &worker->pid_fd, with_fd ? 1 : 0);
+}
+
+/* Sends the first report that is due; its bits are cleared. */
+static int report_one(zygote_state *zygote, zygote_worker *worker) {
+    static const struct {
+        unsigned bit;
+        zygote_reply_kind kind;
+    } order[] = {{REPORT_SPAWNED, ZYGOTE_SPAWNED},
+                 {REPORT_FAILED, ZYGOTE_SPAWN_FAILED},
+                 {REPORT_DIED, ZYGOTE_DIED},
+                 {REPORT_GONE, ZYGOTE_GONE}};
+    unsigned i = 0;
+    while ((worker->reports & order[i].bit) == 0)
+        i++;
+    bool gone = order[i].bit == REPORT_DIED && (worker->reports & REPORT_GONE) != 0;
+    int error = send_reply(zygote, worker, order[i].kind, gone);
+    if (error != 0)
+        return error;
+    worker->reports &= ~order[i].bit;
+    if (order[i].bit == REPORT_SPAWNED) {
+        os_fd_close(worker->pid_fd);
+        worker->pid_fd = -1;
+    }
+    if (gone || order[i].bit == REPORT_GONE || order[i].bit == REPORT_FAILED)
+        worker->number = 0; /* numbers start at 1: this entry is done */
+    if (gone)
+        worker->reports = 0;
+    return 0;
+}
+
+static void remove_done(zygote_state *zygote) {
+    for (size_t i = 0; i < zygote->count;) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (worker->number != 0) {
+            i++;
+            continue;
+        }
+        pid_list_fini(&worker->tree);
+        *worker = zygote->workers[--zygote->count];
+    }
+}
+
+static void report(zygote_state *zygote) {
+    int error = 0;
+    zygote->resend_at_ns = OS_NO_DEADLINE;
+    for (size_t i = 0; i < zygote->count; i++) {
+        while (error == 0 && zygote->workers[i].reports != 0)
+            error = report_one(zygote, &zygote->workers[i]);
+    }
+    zygote->blocked = error == EAGAIN;
+    if (error == EPIPE)
+        end_all(zygote);
+    if (error != 0 && !zygote->blocked)
+        zygote->resend_at_ns = os_deadline_after(resend_ns);
+    remove_done(zygote);
+}
+
+/* ---- The loop ---- */
+
+static void obey(zygote_state *zygote) {
+    zygote_request request;
+    int fds[OS_MESSAGE_MAX_FDS];
+    size_t size, fd_count;
+    int error;
+    while ((error = os_message_receive(zygote->setup->control_fd, &request, sizeof request,
+                                       &size, fds, OS_MESSAGE_MAX_FDS, &fd_count)) == 0) {
+        zygote_worker *worker = find_number(zygote, request.worker);
+        if (size == sizeof request && request.kind == ZYGOTE_SPAWN &&
+            fd_count == WORKER_FDS)
+            spawn(zygote, &request, fds);
+        else if (size == sizeof request && request.kind == ZYGOTE_KILL && worker != NULL)
+            terminate(worker, request.grace_ns);
+        for (size_t i = 0; i < fd_count; i++)
+            os_fd_close(fds[i]);
+    }
+    if (error == EPIPE)
+        end_all(zygote);
+}
+
+static int64_t next_deadline(const zygote_state *zygote) {
+    int64_t next_ns = zygote->resend_at_ns;
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (zygote->workers[i].kill_at_ns < next_ns)
+            next_ns = zygote->workers[i].kill_at_ns;
+    }
+    return next_ns;
+}
+
+/* Sleeps until the program says something or ends, a child ends, or a deadline has come. */
+static void wait_for_events(zygote_state *zygote, struct pollfd events[2]) {
+    int64_t deadline_ns = next_deadline(zygote);
+    int64_t left_ns = deadline_ns == OS_NO_DEADLINE ? 0 : deadline_ns - os_now_ns();
+    if (left_ns < 0)
+        left_ns = 0;
+    struct timespec timeout = {.tv_sec = (time_t)(left_ns / 1000000000),
+                               .tv_nsec = left_ns % 1000000000};
+    sigset_t all_but_child;
+    sigfillset(&all_but_child);
+    sigdelset(&all_but_child, SIGCHLD);
+    events[0] =
+        (struct pollfd){.fd = zygote->setup->control_fd,
+                        .events = (short)(POLLIN | (zygote->blocked ? POLLOUT : 0))};
+    events[1] = (struct pollfd){.fd = zygote->program_fd, .events = POLLIN};
+    if (ppoll(events, 2, deadline_ns == OS_NO_DEADLINE ? NULL : &timeout,
+              &all_but_child) < 0)
+        events[0].revents = events[1].revents = 0; /* SIGCHLD */
+}
+
+static void wake_for_child(int signal) {
+    (void)signal; /* it has interrupted ppoll(), which is all */
+}
+
+void zygote_reset_signals(void) {
+    struct sigaction action;
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    for (int signal = 1; signal < NSIG; signal++) {
+        /* As exec does: what is ignored stays so, but for what the engine itself relies on. */
+        if (sigaction(signal, NULL, &action) == 0 && action.sa_handler != SIG_DFL &&
+            (action.sa_handler != SIG_IGN || signal == SIGCHLD || signal == SIGTERM)) {
+            action = (struct sigaction){.sa_handler = SIG_DFL};
+            sigaction(signal, &action, NULL);
+        }
+    }
+}
+
+void zygote_run(const zygote_setup *setup) {
+    struct sigaction on_child = {.sa_handler = wake_for_child};
+    struct pollfd events[2];
+    zygote_state zygote = {
+        .setup = setup, .program_fd = -1, .resend_at_ns = OS_NO_DEADLINE};
+    os_fd_register(setup->control_fd); /* so that no worker keeps it */
+    zygote_reset_signals();
+    sigaction(SIGCHLD, &on_child, NULL);
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    os_thread_set_name("pebble-zygote");
+    crash_handler_prepare();
+    int error = os_process_open(setup->program_pid, &zygote.program_fd);
+    if ((error != 0 && error != ENOSYS) || getppid() != setup->program_pid)
+        _exit(EXIT_FAILURE); /* without pidfds the socket's end tells, see zygote_client.c */
+    for (;;) {
+        wait_for_events(&zygote, events);
+        if (events[1].revents != 0)
+            end_all(&zygote);
+        if (events[0].revents & (POLLIN | POLLHUP | POLLERR))
+            obey(&zygote);
+        reap(&zygote);
+        end_graces(&zygote);
+        report(&zygote);
+    }
+}

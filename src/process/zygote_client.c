@@ -1,0 +1,327 @@
+/* The program's side of its zygote: bringing it about, asking it, hearing it.
+ *
+ * ZYGOTE_NONE → STARTING → RUNS → NONE (lost). Whoever sets STARTING, under the pool's lock, starts
+ * it; the rest happens in the supervisor's thread, except asking to kill, which is one message
+ * under the pool's lock.
+ *
+ * Where there are no pidfds (under valgrind; a system call filter), the end of the socket stands for
+ * the end of the zygote, and its number for itself.
+ *
+ * Replies are read to the end before a loss is acted upon: what the zygote said before it died
+ * counts.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdio_ext.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "process/executed.h"
+#include "process/pool.h"
+
+enum { ZYGOTES_LOST_MAX = 5 };
+
+/* ---- Starting ---- */
+
+/* The command that is executed for forkserver and spawn: as set, or this program. */
+static char *const *command_of(process_pool *pool, char *program[3]) {
+    static char self[] =
+        "/proc/self/exe"; /* of the process that executes it: the same program */
+    if (pool->base.settings.worker_command != NULL)
+        return pool->base.settings.worker_command;
+    program[0] = self;
+    program[1] = NULL;
+    return program;
+}
+
+/* Spawned workers get nothing of the program but its standard streams. */
+static void close_others(int keep_fd) {
+    if (keep_fd > 3)
+        syscall(SYS_close_range, 3, keep_fd - 1, 0);
+    syscall(SYS_close_range, keep_fd + 1, ~0U, 0);
+}
+
+static _Noreturn void execute_zygote(int control_fd, pid_t program_pid,
+                                     char *const *command) {
+    char text[64];
+    sigset_t none;
+    close_others(control_fd);
+    snprintf(text, sizeof text, "%d %d", control_fd, (int)program_pid);
+    fcntl(control_fd, F_SETFD, 0);
+    executed_set(EXECUTED_ZYGOTE, text);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execvp(command[0], command);
+    fprintf(stderr, "pebble: cannot execute %s: %s\n", command[0], strerror(errno));
+    _exit(127);
+}
+
+/* In the child. What the program had not flushed yet is the program's to write. */
+static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t program_pid) {
+    const pool_settings *settings = &pool->base.settings;
+    static zygote_setup setup;
+    char *program[3];
+    __fpurge(stdout);
+    __fpurge(stderr);
+    zygote_reset_signals();
+    if (settings->start_method == PEBBLE_START_FORKSERVER)
+        execute_zygote(control_fd, program_pid, command_of(pool, program));
+    setup = (zygote_setup){.control_fd = control_fd, .program_pid = program_pid};
+    if (settings->start_method == PEBBLE_START_SPAWN) {
+        setup.spawn_command = command_of(pool, program);
+        close_others(control_fd);
+    } else {
+        setup.hooks = settings->hooks;
+        if (setup.hooks != NULL && setup.hooks->after_fork_child != NULL)
+            setup.hooks->after_fork_child(setup.hooks->context, PEBBLE_FORK_ZYGOTE);
+    }
+    zygote_run(&setup);
+}
+
+static void run_hook(const process_pool *pool, bool before) {
+    const pebble_hooks *hooks = pool->base.settings.hooks;
+    if (hooks == NULL || pool->base.settings.start_method != PEBBLE_START_FORK)
+        return;
+    void (*hook)(void *, pebble_fork_kind) =
+        before ? hooks->before_fork : hooks->after_fork_parent;
+    if (hook != NULL)
+        hook(hooks->context, PEBBLE_FORK_ZYGOTE);
+}
+
+/* Forks with all signals blocked: no handler of the program may run in the child. */
+static pid_t fork_zygote(process_pool *pool, int control_fd) {
+    sigset_t all, before;
+    pid_t program_pid = getpid();
+    if (os_fault_hits(OS_FAULT_FORK)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    function_table_note_fork(&pool->functions);
+    os_fd_forget(control_fd); /* the child keeps it */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    run_hook(pool, true);
+    pid_t pid = fork();
+    int error = errno;
+    if (pid == 0)
+        be_zygote(pool, control_fd, program_pid);
+    run_hook(pool, false);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return pid;
+}
+
+static void socket_ready(supervisor_source *source, const os_poller_event *event);
+static void zygote_ended(supervisor_source *source, const os_poller_event *event);
+
+/* Gives up a zygote that nobody watches yet. */
+static void abandon(pid_t pid, int socket_fd, int process_fd) {
+    if (pid > 0) {
+        kill(pid, SIGKILL); /* the number is its own: it is not reaped */
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+    os_fd_close(socket_fd);
+    os_fd_close(process_fd);
+}
+
+int zygote_start(process_pool *pool) {
+    int fds[2] = {-1, -1}, process_fd = -1;
+    pid_t pid = -1;
+    int error = os_message_pair(fds);
+    if (error == 0) {
+        pid = fork_zygote(pool, fds[1]);
+        error = pid > 0 ? os_process_open(pid, &process_fd) : errno;
+        error = error == ENOSYS ? 0 : error;
+    }
+    os_fd_close(fds[1]);
+    if (error != 0)
+        abandon(pid, fds[0], process_fd);
+    pthread_mutex_lock(&pool->base.lock);
+    if (error == 0) {
+        pool->zygote_pid = pid;
+        pool->zygote_fd = fds[0];
+        pool->zygote_process_fd = process_fd;
+    }
+    pool->zygote_state = error == 0 ? ZYGOTE_RUNS : ZYGOTE_NONE;
+    pool_attend_soon(pool);
+    pthread_mutex_unlock(&pool->base.lock);
+    return error;
+}
+
+int zygote_watch(process_pool *pool) {
+    if (pool->zygote_watched)
+        return 0;
+    pool->zygote_socket =
+        (supervisor_source){.ready = socket_ready, .fd = pool->zygote_fd};
+    pool->zygote_process =
+        (supervisor_source){.ready = zygote_ended, .fd = pool->zygote_process_fd};
+    int error = supervisor_add(&pool->zygote_socket, false);
+    if (error == 0 && pool->zygote_process_fd >= 0 &&
+        (error = supervisor_add(&pool->zygote_process, false)) != 0)
+        supervisor_remove(&pool->zygote_socket);
+    pool->zygote_watched = error == 0;
+    if (error != 0) {
+        abandon(pool->zygote_pid, pool->zygote_fd, pool->zygote_process_fd);
+        pool->zygote_socket.fd = pool->zygote_process.fd = -1;
+        pool->zygote_fd = pool->zygote_process_fd = -1;
+        pool->zygote_state = ZYGOTE_NONE;
+    }
+    return error;
+}
+
+/* ---- Asking ---- */
+
+int zygote_spawn(process_pool *pool, process_worker *worker) {
+    zygote_request request = {.kind = ZYGOTE_SPAWN, .worker = worker->number};
+    int fds[WORKER_FDS] = {worker->down_fd, worker->up_fd, worker->bell_fd};
+    snprintf(request.name, sizeof request.name, "%.*s-%u", WORKER_NAME_SIZE - 6,
+             pool->base.settings.name, worker->number);
+    int error =
+        os_message_send(pool->zygote_fd, &request, sizeof request, fds, WORKER_FDS);
+    return error == EAGAIN || error == ENOBUFS ? EBUSY : error;
+}
+
+int zygote_kill(process_pool *pool, process_worker *worker, int64_t grace_ns) {
+    zygote_request request = {
+        .kind = ZYGOTE_KILL, .worker = worker->number, .grace_ns = grace_ns};
+    if (pool->zygote_state != ZYGOTE_RUNS)
+        return EPIPE;
+    return os_message_send(pool->zygote_fd, &request, sizeof request, NULL, 0);
+}
+
+/* ---- Hearing ---- */
+
+static void obey_reply(process_pool *pool, const zygote_reply *reply, int *process_fd) {
+    process_worker *worker = worker_by_number(pool, reply->worker);
+    if (worker == NULL)
+        return;
+    switch (reply->kind) {
+    case ZYGOTE_SPAWNED:
+        worker_spawned(worker, reply->pid, *process_fd);
+        *process_fd = -1;
+        break;
+    case ZYGOTE_SPAWN_FAILED:
+        worker_died(worker, 0, reply->status);
+        worker_gone(worker);
+        break;
+    case ZYGOTE_DIED:
+        worker_died(worker, reply->status, 0);
+        if (reply->gone)
+            worker_gone(worker);
+        break;
+    case ZYGOTE_GONE:
+        worker_gone(worker);
+        break;
+    }
+}
+
+/* Reads what there is. EPIPE if the zygote has closed its end. */
+static int hear(process_pool *pool) {
+    zygote_reply reply;
+    size_t size, fd_count;
+    int fds[OS_MESSAGE_MAX_FDS];
+    int error = EPIPE;
+    while (pool->zygote_socket.fd >= 0 &&
+           (error = os_message_receive(pool->zygote_socket.fd, &reply, sizeof reply,
+                                       &size, fds, OS_MESSAGE_MAX_FDS, &fd_count)) == 0) {
+        int process_fd = fd_count > 0 ? fds[0] : -1;
+        for (size_t i = 1; i < fd_count; i++)
+            os_fd_close(fds[i]);
+        if (size == sizeof reply)
+            obey_reply(pool, &reply, &process_fd);
+        os_fd_close(process_fd);
+    }
+    return error;
+}
+
+static void close_zygote(process_pool *pool) {
+    pthread_mutex_lock(&pool->base.lock);
+    supervisor_remove(&pool->zygote_socket);
+    supervisor_remove(&pool->zygote_process);
+    pool->zygote_state = ZYGOTE_NONE;
+    pool->zygote_watched = false;
+    int socket_fd = pool->zygote_fd, process_fd = pool->zygote_process_fd;
+    pool->zygote_fd = pool->zygote_process_fd = -1;
+    pthread_mutex_unlock(&pool->base.lock);
+    os_fd_close(socket_fd);
+    os_fd_close(process_fd);
+}
+
+/* How it ended, for the message, unless somebody else has waited for it. */
+static void reap_zygote(process_pool *pool, char *text, size_t size) {
+    siginfo_t info = {0};
+    int fd = pool->zygote_process_fd;
+    int error = fd >= 0 ? waitid((idtype_t)P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG)
+                        : waitid(P_PID, (id_t)pool->zygote_pid, &info, WEXITED);
+    if (error != 0 || info.si_pid == 0)
+        snprintf(text, size, "for a reason unknown");
+    else if (info.si_code == CLD_EXITED)
+        snprintf(
+            text, size, "with exit code %d%s", info.si_status,
+            pool->functions.by_name
+                ? " (does the executed program's main call pebble_worker_main() first?)"
+                : "");
+    else
+        snprintf(text, size, "by signal %d", info.si_status);
+}
+
+static void lose_zygote(process_pool *pool) {
+    ended_list list = {0};
+    char how[128], reason[256];
+    hear(pool);
+    reap_zygote(pool, how, sizeof how);
+    close_zygote(pool);
+    if (pool->finished) {
+        pool_say_gone(pool);
+        return;
+    }
+    workers_orphaned(pool);
+    pthread_mutex_lock(&pool->base.lock);
+    if (++pool->zygotes_lost >= ZYGOTES_LOST_MAX) {
+        snprintf(reason, sizeof reason, "the process that starts the workers ended %s",
+                 how);
+        pool_break(pool, 0, reason, &list);
+    }
+    pool_attend_soon(pool);
+    pthread_mutex_unlock(&pool->base.lock);
+    ended_run(pool, &list);
+}
+
+static void zygote_ended(supervisor_source *source, const os_poller_event *event) {
+    (void)event;
+    lose_zygote((process_pool *)((char *)source - offsetof(process_pool, zygote_process)));
+}
+
+static void socket_ready(supervisor_source *source, const os_poller_event *event) {
+    process_pool *pool =
+        (process_pool *)((char *)source - offsetof(process_pool, zygote_socket));
+    (void)event;
+    if (hear(pool) != EPIPE || source->fd < 0)
+        return;
+    zygote_signal_end(pool); /* it is ending, or has closed what it must not: make sure */
+    supervisor_remove(source);
+    if (pool->zygote_process_fd < 0)
+        lose_zygote(pool);
+}
+
+/* ---- Ending ---- */
+
+void zygote_signal_end(process_pool *pool) {
+    if (pool->zygote_process_fd >= 0)
+        os_process_signal(pool->zygote_process_fd, SIGKILL);
+    else if (pool->zygote_state == ZYGOTE_RUNS)
+        kill(pool->zygote_pid, SIGKILL);
+}
+
+bool zygote_end(process_pool *pool) {
+    if (pool->zygote_state == ZYGOTE_NONE || !pool->zygote_watched)
+        return true;
+    zygote_signal_end(pool); /* it has nothing left to look after; its end is reported */
+    return false;
+}
