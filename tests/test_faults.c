@@ -1,0 +1,369 @@
+/* Every call of the system that may fail for want of a resource is made to, one after another: the
+ * first of its kind, the second, and so on until a run has had fewer. What must hold each time: a
+ * call succeeds or gives a documented error, every future ends, join succeeds, and nothing is left
+ * behind (support_teardown(), and the address sanitizer).
+ *
+ * A process inherits what is armed, with the count as it was at its fork, and counts on by itself:
+ * so the calls of zygotes and workers fail too. They may be more than the program's: MORE_TRIES. */
+#include "support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "platform/platform.h"
+
+enum { TASKS = 3, ELEMENTS = 4, CHUNK = 2, MORE_TRIES = 12, LARGE = 300 * 1000 };
+
+static const char *const fault_names[OS_FAULT_KINDS] = {"none", "alloc",  "shared", "fd",
+                                                        "fork", "thread", "message"};
+
+/* ---- Tasks ---- */
+
+static int square(pebble_task *task, const void *input, size_t input_size) {
+    int n = *(const int *)input, result = n * n;
+    (void)input_size;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+/* Gives its input back: so large that it streams both ways. */
+static int echo(pebble_task *task, const void *input, size_t input_size) {
+    return (int)pebble_task_write(task, input, input_size);
+}
+
+/* ---- What is allowed ---- */
+
+static bool is_refusal(pebble_error error) {
+    return error == PEBBLE_ERR_NO_MEMORY || error == PEBBLE_ERR_SYSTEM ||
+           error == PEBBLE_ERR_BROKEN;
+}
+
+/* How a task may end: it may also have been with a zygote or worker that ended for want of
+ * something, or it was the worker that had no memory for it. */
+static bool is_allowed_end(pebble_error error) {
+    return error == PEBBLE_OK || is_refusal(error) || error == PEBBLE_ERR_TASK_EXPIRED ||
+           error == PEBBLE_ERR_TASK_FAILED;
+}
+
+typedef struct scenario {
+    os_fault kind;
+    unsigned nth;
+    bool repeat;
+    bool threads;
+    bool broken; /* something was not as it must be */
+} scenario;
+
+static void complain(scenario *run, const char *what, pebble_error error) {
+    print_error("%s pool, %s fault %u%s: %s: %s (%s)\n",
+                run->threads ? "thread" : "process", fault_names[run->kind], run->nth,
+                run->repeat ? " and on" : "", what, pebble_error_name(error),
+                pebble_error_message());
+    run->broken = true;
+}
+
+static void expect_refusal(scenario *run, const char *what, pebble_error error) {
+    if (error != PEBBLE_OK && !is_refusal(error))
+        complain(run, what, error);
+}
+
+/* ---- The scenario ---- */
+
+static void note_end(pebble_future *future, void *context) {
+    (void)future;
+    counter_add(context, 1);
+}
+
+static void check_result(scenario *run, pebble_future *future, const void *expected,
+                         size_t size) {
+    const void *data;
+    size_t data_size;
+    pebble_error error = pebble_future_result(future, DEADLINE_NS, &data, &data_size);
+    if (!is_allowed_end(error))
+        complain(run, "the task ended", error);
+    else if (error == PEBBLE_OK &&
+             (data_size != size || memcmp(data, expected, size) != 0))
+        complain(run, "wrong result", error);
+    else if (error != PEBBLE_OK && pebble_future_failure(future) == NULL)
+        complain(run, "no failure for", error);
+    pebble_future_unref(future);
+}
+
+/* Its callback runs once, if it could be added. */
+static void run_with_callback(scenario *run, pebble_pool *pool, counter *ends) {
+    pebble_future *future = NULL;
+    int n = 7, expected = 49;
+    pebble_error error = pebble_schedule(pool, square, &n, sizeof n, 0, &future);
+    expect_refusal(run, "schedule", error);
+    if (error != PEBBLE_OK)
+        return;
+    error = pebble_future_add_callback(future, note_end, ends);
+    expect_refusal(run, "add_callback", error);
+    if (error == PEBBLE_OK && !counter_wait(ends, 1))
+        complain(run, "no callback", error);
+    check_result(run, future, &expected, sizeof expected);
+}
+
+static void run_tasks(scenario *run, pebble_pool *pool) {
+    static const unsigned char large[LARGE] = {1, 2, 3};
+    pebble_future *futures[TASKS] = {NULL}, *streamed = NULL;
+    for (int n = 0; n < TASKS; n++)
+        expect_refusal(run, "schedule",
+                       pebble_schedule(pool, square, &n, sizeof n, 0, &futures[n]));
+    expect_refusal(run, "schedule large",
+                   pebble_schedule(pool, echo, large, sizeof large, 0, &streamed));
+    for (int n = 0; n < TASKS; n++) {
+        int expected = n * n;
+        if (futures[n] != NULL)
+            check_result(run, futures[n], &expected, sizeof expected);
+    }
+    if (streamed != NULL)
+        check_result(run, streamed, large, sizeof large);
+}
+
+static void run_map(scenario *run, pebble_pool *pool) {
+    static const int items[ELEMENTS] = {1, 2, 3, 4};
+    pebble_map *map = NULL;
+    const void *data;
+    size_t size;
+    pebble_error error =
+        pebble_pool_map(pool, square, items, sizeof items[0], ELEMENTS, CHUNK, 0, &map);
+    expect_refusal(run, "map", error);
+    if (error != PEBBLE_OK)
+        return;
+    for (int i = 0; i < ELEMENTS; i++) {
+        error = pebble_map_next(map, DEADLINE_NS, &data, &size);
+        if (!is_allowed_end(error))
+            complain(run, "map_next", error);
+        else if (error == PEBBLE_OK &&
+                 (size != sizeof(int) || *(const int *)data != items[i] * items[i]))
+            complain(run, "wrong element", error);
+    }
+    error = pebble_map_next(map, DEADLINE_NS, &data, &size);
+    if (error != PEBBLE_ERR_END)
+        complain(run, "map_next at the end", error);
+    pebble_map_unref(map);
+}
+
+static pebble_error make_pool(const scenario *run, pebble_pool **pool) {
+    const pebble_pool_options *options =
+        PEBBLE_POOL_OPTIONS(.max_workers = 2,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(50));
+    return run->threads ? pebble_thread_pool_new(options, pool)
+                        : pebble_process_pool_new(options, pool);
+}
+
+/* Returns how many calls of the armed kind there were in this process. */
+static unsigned run_scenario(scenario *run) {
+    pebble_pool *pool = NULL;
+    counter ends = {0};
+    pebble_test_fault(run->kind, run->nth, run->repeat);
+    pebble_error error = make_pool(run, &pool);
+    expect_refusal(run, "new", error);
+    if (error == PEBBLE_OK) {
+        run_with_callback(run, pool, &ends);
+        run_tasks(run, pool);
+        run_map(run, pool);
+        if ((error = pebble_pool_close(pool)) != PEBBLE_OK)
+            complain(run, "close", error);
+        if ((error = pebble_pool_join(pool, DEADLINE_NS)) != PEBBLE_OK)
+            complain(run, "join", error);
+        pebble_pool_free(pool);
+    }
+    unsigned calls = pebble_test_fault_calls();
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    if (counter_value(&ends) > 1)
+        complain(run, "callback called again", PEBBLE_OK);
+    return calls;
+}
+
+/* ---- Each call, one after another ---- */
+
+static void check_kind(os_fault kind, bool threads) {
+    unsigned calls = 0; /* the last that was hit here */
+    bool broken = false;
+    for (unsigned nth = 1; nth <= calls + MORE_TRIES; nth++) {
+        scenario run = {.kind = kind, .nth = nth, .threads = threads};
+        if (run_scenario(&run) >= nth)
+            calls = nth;
+        broken |= run.broken;
+    }
+    print_message("%s pool: %u calls that may fail (%s)\n",
+                  threads ? "thread" : "process", calls, fault_names[kind]);
+    assert_false(broken);
+}
+
+#define EACH(name, kind, threads)                                                        \
+    static void test_##name(void **unused) {                                             \
+        (void)unused;                                                                    \
+        check_kind(kind, threads);                                                       \
+    }
+EACH(process_alloc, OS_FAULT_ALLOC, false)
+EACH(process_shared, OS_FAULT_SHARED, false)
+EACH(process_fd, OS_FAULT_FD, false)
+EACH(process_fork, OS_FAULT_FORK, false)
+EACH(process_thread, OS_FAULT_THREAD, false)
+EACH(process_message, OS_FAULT_MESSAGE, false)
+EACH(thread_alloc, OS_FAULT_ALLOC, true)
+EACH(thread_fd, OS_FAULT_FD, true)
+EACH(thread_thread, OS_FAULT_THREAD, true)
+
+/* ---- From one call on all of them ---- */
+
+static void check_from(os_fault kind, bool threads, unsigned last) {
+    for (unsigned nth = 1; nth <= last; nth++) {
+        scenario run = {.kind = kind, .nth = nth, .repeat = true, .threads = threads};
+        run_scenario(&run);
+        assert_false(run.broken);
+    }
+}
+
+#define FROM(name, kind, threads, last)                                                  \
+    static void test_##name##_from(void **unused) {                                      \
+        (void)unused;                                                                    \
+        check_from(kind, threads, last);                                                 \
+    }
+FROM(process_alloc, OS_FAULT_ALLOC, false, 20)
+FROM(process_shared, OS_FAULT_SHARED, false, 2)
+FROM(process_fd, OS_FAULT_FD, false, 6)
+FROM(process_fork, OS_FAULT_FORK, false, 3)
+FROM(process_thread, OS_FAULT_THREAD, false, 2)
+FROM(thread_alloc, OS_FAULT_ALLOC, true, 20)
+FROM(thread_thread, OS_FAULT_THREAD, true, 3)
+
+static int sleep_long(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input;
+    (void)input_size;
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* The program's messages to a zygote that is there already do not get through for a while: what
+ * waited for them, a worker to be started and one to be ended, then goes on. */
+static void test_process_message_for_a_while(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 2,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
+    int n = 5;
+    assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), 25);
+    pebble_test_fault(OS_FAULT_MESSAGE, 1, true);
+    pebble_future *stopped = schedule(pool, sleep_long, NULL, 0, PEBBLE_MILLISECONDS(20));
+    pebble_future *other = schedule(pool, sleep_long, NULL, 0, PEBBLE_MILLISECONDS(20));
+    pebble_future *waits = schedule(pool, square, &n, sizeof n, 0);
+    assert_int_equal(pebble_future_wait(stopped, PEBBLE_MILLISECONDS(150)),
+                     PEBBLE_ERR_TIMEOUT);
+    assert_true(pebble_test_fault_calls() > 0);
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    expect_end(stopped, PEBBLE_ERR_TASK_TIMEOUT);
+    expect_end(other, PEBBLE_ERR_TASK_TIMEOUT);
+    assert_int_equal(take_int(waits), 25);
+    close_join_free(pool);
+}
+
+/* ---- What is started once a program ---- */
+
+static int run_in_program(void *context) {
+    scenario *run = context;
+    run_scenario(run);
+    if (run->broken)
+        return 1;
+    /* Nothing stays broken: the next pool works. */
+    scenario again = {.kind = OS_FAULT_NONE, .threads = run->threads};
+    pebble_pool *pool = NULL;
+    if (make_pool(&again, &pool) != PEBBLE_OK)
+        return 2;
+    run_tasks(&again, pool);
+    pebble_pool_close(pool);
+    if (again.broken || pebble_pool_join(pool, DEADLINE_NS) != PEBBLE_OK)
+        return 3;
+    pebble_pool_free(pool);
+    return 0;
+}
+
+/* In programs that have had no pool yet, in which the engine's own thread must be started. */
+static void test_first_pool(void **unused) {
+    static const os_fault kinds[] = {OS_FAULT_ALLOC, OS_FAULT_FD, OS_FAULT_THREAD};
+    (void)unused;
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        for (unsigned nth = 1; nth <= 8; nth++) {
+            for (int form = 0; form < 4; form++) {
+                scenario run = {.kind = kinds[i],
+                                .nth = nth,
+                                .repeat = (form & 1) != 0,
+                                .threads = (form & 2) != 0};
+                int code = program_wait(program_start(run_in_program, &run));
+                if (code != 0)
+                    print_error("%s pool, %s fault %u%s: code %d\n",
+                                run.threads ? "thread" : "process", fault_names[run.kind],
+                                nth, run.repeat ? " and on" : "", code);
+                assert_int_equal(code, 0);
+            }
+        }
+    }
+}
+
+/* ---- Single calls ---- */
+
+static void check_concurrent(bool threads) {
+    for (int kind = OS_FAULT_ALLOC; kind < OS_FAULT_KINDS; kind++) {
+        unsigned calls = 1;
+        for (unsigned nth = 1; nth <= calls + 4; nth++) {
+            scenario run = {.kind = (os_fault)kind, .nth = nth, .threads = threads};
+            pebble_future *future = NULL;
+            int n = 9, expected = 81;
+            pebble_test_fault((os_fault)kind, nth, false);
+            pebble_error error =
+                threads ? pebble_concurrent_thread(square, &n, sizeof n, NULL, &future)
+                        : pebble_concurrent_process(square, &n, sizeof n, NULL, &future);
+            expect_refusal(&run, "concurrent", error);
+            if (error == PEBBLE_OK)
+                check_result(&run, future, &expected, sizeof expected);
+            unsigned seen = pebble_test_fault_calls();
+            calls = seen > calls && seen < 60 ? seen : calls;
+            pebble_test_fault(OS_FAULT_NONE, 0, false);
+            assert_false(run.broken);
+        }
+    }
+}
+
+static void test_concurrent_process(void **unused) {
+    (void)unused;
+    check_concurrent(false);
+}
+
+static void test_concurrent_thread(void **unused) {
+    (void)unused;
+    check_concurrent(true);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        supported_test(test_first_pool),
+        supported_test(test_thread_alloc),
+        supported_test(test_thread_fd),
+        supported_test(test_thread_thread),
+        supported_test(test_thread_alloc_from),
+        supported_test(test_thread_thread_from),
+        supported_test(test_process_alloc),
+        supported_test(test_process_shared),
+        supported_test(test_process_fd),
+        supported_test(test_process_fork),
+        supported_test(test_process_thread),
+        supported_test(test_process_message),
+        supported_test(test_process_alloc_from),
+        supported_test(test_process_shared_from),
+        supported_test(test_process_fd_from),
+        supported_test(test_process_fork_from),
+        supported_test(test_process_thread_from),
+        supported_test(test_process_message_for_a_while),
+        supported_test(test_concurrent_process),
+        supported_test(test_concurrent_thread),
+    };
+    const char *filter = getenv("PEBBLE_TEST_FILTER");
+    if (filter != NULL)
+        cmocka_set_test_filter(filter);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

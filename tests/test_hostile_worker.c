@@ -1,0 +1,933 @@
+/* Tasks that attack the pool that runs them: they overwrite their own channel, in whole or one
+ * word of it, close, block and limit what a process has, or attack the processes around them. What
+ * must hold: the task ends in time, however it ends; no task of another worker is touched; the pool
+ * goes on.
+ *
+ * Damage comes from numbered seeds; one that fails is shown, and is run alone by
+ * PEBBLE_TEST_SEED=N. */
+#include "support.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "channel/layout.h"
+#include "process/crash.h"
+
+enum { WORKERS = 2, HONEST = 6 };
+
+#define SOON_NS                                                                          \
+    (PEBBLE_SECONDS(1) * (WITH_THREAD_SANITIZER || WITH_ADDRESS_SANITIZER ? 3 : 1))
+
+#define GRACE_NS PEBBLE_MILLISECONDS(20)
+#define TASK_TIMEOUT_NS (PEBBLE_MILLISECONDS(60) * (WITH_THREAD_SANITIZER ? 5 : 1))
+
+/* ---- Tasks ---- */
+
+static int square(pebble_task *task, const void *input, size_t input_size) {
+    int n = *(const int *)input, result = n * n;
+    (void)input_size;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+static uint32_t next_random(uint64_t *state) {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return (uint32_t)(*state * UINT64_C(2685821657736338717) >> 32);
+}
+
+/* The task's own channel, by the mapping's name; NULL if it cannot be found. */
+static void *find_mapping(const char *name, char *permissions) {
+    char line[512], access[8];
+    unsigned long start;
+    void *found = NULL;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
+        if (strstr(line, name) != NULL &&
+            sscanf(line, "%lx-%*x %7s", &start, access) == 2) {
+            found = (void *)start;
+            if (permissions != NULL)
+                memcpy(permissions, access, 5);
+        }
+    }
+    if (maps != NULL)
+        fclose(maps);
+    return found;
+}
+
+static void fill_random(void *memory, size_t size, uint64_t *state) {
+    unsigned char *bytes = memory;
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = (unsigned char)next_random(state);
+}
+
+/* Some bytes here and there. */
+static void sprinkle(void *memory, size_t size, uint64_t *state) {
+    unsigned count = 1 + next_random(state) % 64;
+    for (unsigned i = 0; i < count; i++)
+        ((unsigned char *)memory)[next_random(state) % size] =
+            (unsigned char)next_random(state);
+}
+
+typedef enum damage {
+    DAMAGE_ALL,
+    DAMAGE_SPRINKLED,
+    DAMAGE_RING,
+    DAMAGE_TAIL,
+    DAMAGE_TAIL_A_LITTLE,
+    DAMAGE_TAIL_BACK,
+    DAMAGE_SLOTS,
+    DAMAGE_OWN_SLOT,
+    DAMAGE_ENDED,
+    DAMAGE_SLEEP,
+    DAMAGE_TASK_HEAD,
+    DAMAGE_RING_COUNT,
+    DAMAGE_CRASH,
+    DAMAGE_FALSE_END,
+    DAMAGE_KINDS
+} damage;
+
+/* An end of a task that the worker was not asked to tell: another's, or its own twice. */
+static void write_false_end(channel_up *up, uint64_t *state) {
+    uint32_t tail = atomic_load(&up->result_tail);
+    result_record record = {.kind = (uint16_t)(RECORD_DATA + next_random(state) % 3),
+                            .code = 1,
+                            .size = next_random(state) % 40,
+                            .sequence = next_random(state) % 6};
+    memcpy(up->ring + (tail & (CHANNEL_RING - 1)), &record, sizeof record);
+    atomic_store(&up->result_tail, tail + channel_padded(sizeof record + record.size));
+}
+
+/* Says of every task that it waits, of the running one too. */
+static void deny_start(channel_up *up) {
+    for (int i = 0; i < CHANNEL_SLOTS; i++) {
+        uint64_t word = atomic_load(&up->slots[i].word);
+        if ((word & SLOT_STATE) == SLOT_RUNNING)
+            atomic_store(&up->slots[i].word, (word & ~(uint64_t)SLOT_STATE) | SLOT_QUEUED);
+    }
+}
+
+static void do_damage(channel_up *up, damage kind, uint64_t *state) {
+    switch (kind) {
+    case DAMAGE_ALL:
+        fill_random(up, sizeof *up, state);
+        break;
+    case DAMAGE_SPRINKLED:
+        sprinkle(up, sizeof *up, state);
+        sprinkle(up, offsetof(channel_up, slots), state);
+        break;
+    case DAMAGE_RING:
+        fill_random(up->ring, sizeof up->ring, state);
+        atomic_fetch_add(&up->result_tail, next_random(state) % 4 * CHANNEL_LINE);
+        break;
+    case DAMAGE_TAIL:
+        atomic_store(&up->result_tail, next_random(state));
+        break;
+    case DAMAGE_TAIL_A_LITTLE:
+        atomic_fetch_add(&up->result_tail, 1 + next_random(state) % 200);
+        break;
+    case DAMAGE_TAIL_BACK:
+        atomic_fetch_sub(&up->result_tail, 1 + next_random(state) % 200);
+        break;
+    case DAMAGE_SLOTS:
+        fill_random(up->slots, sizeof up->slots, state);
+        break;
+    case DAMAGE_OWN_SLOT:
+        deny_start(up);
+        break;
+    case DAMAGE_ENDED:
+        atomic_store(&up->ended, next_random(state) % 2 ? UINT64_MAX : next_random(state));
+        break;
+    case DAMAGE_SLEEP:
+        atomic_fetch_add(&up->task_sleep, next_random(state) % 3);
+        atomic_fetch_add(&up->space_sleep, next_random(state) % 3);
+        break;
+    case DAMAGE_TASK_HEAD:
+        atomic_store(&up->task_head, next_random(state));
+        break;
+    case DAMAGE_RING_COUNT:
+        atomic_store(&up->ring_count, next_random(state));
+        break;
+    case DAMAGE_CRASH:
+        fill_random(up->crash, sizeof up->crash, state);
+        atomic_store((_Atomic uint32_t *)(void *)up->crash, (uint32_t)SIGABRT);
+        break;
+    default:
+        write_false_end(up, state);
+    }
+}
+
+typedef enum sequel {
+    THEN_RETURN,
+    THEN_WRITE,
+    THEN_FAIL,
+    THEN_LOOP,
+    THEN_EXIT,
+    THEN_CRASH,
+    SEQUELS
+} sequel;
+
+static int carry_on(pebble_task *task, sequel then) {
+    static const char block[100 * 1000];
+    switch (then) {
+    case THEN_RETURN:
+        return 0;
+    case THEN_WRITE:
+        for (int i = 0; i < 5; i++)
+            pebble_task_write(task, block, sizeof block);
+        return 0;
+    case THEN_FAIL:
+        return pebble_task_fail(task, 3, "as said");
+    case THEN_LOOP:
+        for (;;)
+            pause();
+    case THEN_EXIT:
+        _exit(0);
+    default:
+        abort();
+    }
+}
+
+/* The processes that have run an attack, of one test. */
+typedef struct attackers {
+    counter count;
+    _Atomic pid_t pids[4096];
+} attackers;
+
+static void note_attacker(attackers *list) {
+    list->pids[counter_add(&list->count, 1) % 4096] = getpid();
+}
+
+static bool is_attacker(attackers *list, pid_t pid) {
+    for (uint32_t i = 0; i <= counter_value(&list->count) && i < 4096; i++) {
+        if (list->pids[i] == pid)
+            return true;
+    }
+    return false;
+}
+
+typedef struct attack {
+    uint64_t seed;
+    damage kind;
+    sequel then;
+    attackers *list;
+} attack;
+
+static int attack_channel(pebble_task *task, const void *input, size_t input_size) {
+    attack what = *(const attack *)input;
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    (void)input_size;
+    if (up == NULL)
+        return pebble_task_fail(task, 99, "no channel found");
+    if (what.list != NULL)
+        note_attacker(what.list);
+    do_damage(up, what.kind, &what.seed);
+    return carry_on(task, what.then);
+}
+
+/* ---- What must hold ---- */
+
+static pebble_pool *new_pool(int workers) {
+    return new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = workers, .termination_grace_ns = GRACE_NS));
+}
+
+static void show(const char *what, pebble_future *future) {
+    const pebble_failure *failure = pebble_future_failure(future);
+    print_error("%s: done %d, %s, pid %d: %s\n", what, pebble_future_done(future),
+                failure != NULL ? pebble_error_name(failure->kind) : "no failure",
+                (int)pebble_future_pid(future), failure != NULL ? failure->message : "");
+}
+
+/* An honest task's end: right, or dead with a process that has run an attack. (What another task
+ * of that process has left unread is lost with its channel.) */
+static bool honest_end(pebble_future *future, int n, attackers *list) {
+    int result = 0;
+    pebble_error error =
+        pebble_future_copy_result(future, DEADLINE_NS, &result, sizeof result);
+    const pebble_failure *failure = pebble_future_failure(future);
+    bool right = error == PEBBLE_OK ? result == n * n
+                                    : error == PEBBLE_ERR_TASK_EXPIRED && list != NULL &&
+                                          is_attacker(list, failure->pid);
+    if (!right)
+        show("honest task", future);
+    pebble_future_unref(future);
+    return right;
+}
+
+static bool pool_works_with(pebble_pool *pool, attackers *list, int64_t timeout_ns) {
+    pebble_future *futures[HONEST];
+    bool right = true;
+    for (int n = 0; n < HONEST; n++)
+        futures[n] = schedule(pool, square, &n, sizeof n, timeout_ns);
+    for (int n = 0; n < HONEST; n++)
+        right &= honest_end(futures[n], n, list);
+    return right;
+}
+
+/* The pool does its work, all of its workers included. */
+static bool pool_works(pebble_pool *pool, attackers *list) {
+    return pool_works_with(pool, list, 0);
+}
+
+static bool attacked_well(pebble_pool *pool, const attack *what) {
+    pebble_future *honest[HONEST], *future;
+    bool right = true;
+    int n = 0;
+    /* A task that denies that it runs may be taken back, one that tells its own end has ended, and
+     * both go on: what comes behind, where nothing seems to run, is missed at its own deadline. */
+    bool unseen = what->kind == DAMAGE_OWN_SLOT || what->kind == DAMAGE_FALSE_END;
+    int64_t timeout_ns = unseen ? SOON_NS : 0;
+    for (; n < HONEST / 2; n++)
+        honest[n] = schedule(pool, square, &n, sizeof n, timeout_ns);
+    future = schedule(pool, attack_channel, what, sizeof *what, TASK_TIMEOUT_NS);
+    for (; n < HONEST; n++)
+        honest[n] = schedule(pool, square, &n, sizeof n, timeout_ns);
+    pebble_error error = pebble_future_wait(future, DEADLINE_NS);
+    const pebble_failure *failure = pebble_future_failure(future);
+    if (error != PEBBLE_OK || (failure != NULL && failure->code == 99)) {
+        show("attacker", future);
+        right = false;
+    }
+    pebble_future_unref(future);
+    for (int i = 0; i < HONEST; i++)
+        right &= honest_end(honest[i], i, what->list);
+    return right && pool_works_with(pool, what->list, timeout_ns);
+}
+
+static void attack_of_seed(attack *what, unsigned seed) {
+    uint64_t state = seed * UINT64_C(0x9E3779B97F4A7C15) + 1;
+    next_random(&state);
+    what->kind = (damage)(seed % DAMAGE_KINDS);
+    what->then = (sequel)(seed / DAMAGE_KINDS % SEQUELS);
+    what->seed = state | 1;
+}
+
+static void check_seeds(int workers, unsigned count) {
+    const char *only = getenv("PEBBLE_TEST_SEED");
+    unsigned first = only != NULL ? (unsigned)atoi(only) : 0;
+    attackers *list = shared_memory(sizeof *list);
+    pebble_pool *pool = new_pool(workers);
+    for (unsigned seed = first; seed < (only != NULL ? first + 1 : count); seed++) {
+        attack what = {.list = list};
+        attack_of_seed(&what, seed);
+        if (!attacked_well(pool, &what)) {
+            print_error("PEBBLE_TEST_SEED=%u: damage %d, sequel %d\n", seed,
+                        (int)what.kind, (int)what.then);
+            fail();
+        }
+    }
+    close_join_free(pool);
+}
+
+/* Each kind of damage with each sequel, several times over. */
+static void test_seeds(void **unused) {
+    (void)unused;
+    check_seeds(WORKERS, DAMAGE_KINDS * SEQUELS);
+}
+
+/* The same with one worker: who comes behind the attacker has nobody else to go to. */
+static void test_seeds_one_worker(void **unused) {
+    (void)unused;
+    check_seeds(1, DAMAGE_KINDS * SEQUELS / 2);
+}
+
+/* ---- Damage that goes on ---- */
+
+static void *scribble(void *context) {
+    attack what = *(attack *)context;
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    for (;;)
+        do_damage(up, what.kind, &what.seed);
+    return NULL;
+}
+
+/* Leaves a thread behind that goes on. */
+static int attack_for_ever(pebble_task *task, const void *input, size_t input_size) {
+    static attack what;
+    pthread_t thread;
+    (void)task;
+    (void)input_size;
+    what = *(const attack *)input;
+    return pthread_create(&thread, NULL, scribble, &what);
+}
+
+/* One at a time goes wrong for as long as its process lives. Who comes next to that process has a
+ * timeout, and ends in time however that is; on the pool's other worker all is well. */
+static void test_thread_left_behind(void **unused) {
+    (void)unused;
+    for (int kind = 0; kind < DAMAGE_KINDS; kind++) {
+        if (kind == DAMAGE_CRASH)
+            continue;
+        pebble_pool *pool = new_pool(WORKERS);
+        attack what = {.kind = (damage)kind, .seed = 88172645463325252u};
+        pebble_future *futures[HONEST];
+        pebble_future *attacker =
+            schedule(pool, attack_for_ever, &what, sizeof what, TASK_TIMEOUT_NS);
+        if (pebble_future_wait(attacker, DEADLINE_NS) != PEBBLE_OK) {
+            show("attacker", attacker);
+            print_error("damage %d\n", kind);
+            fail();
+        }
+        for (int n = 0; n < HONEST; n++)
+            futures[n] = schedule(pool, square, &n, sizeof n, TASK_TIMEOUT_NS);
+        for (int n = 0; n < HONEST; n++) {
+            if (pebble_future_wait(futures[n], DEADLINE_NS) != PEBBLE_OK) {
+                show("honest task", futures[n]);
+                print_error("damage %d\n", kind);
+                fail();
+            }
+            pebble_future_unref(futures[n]);
+        }
+        pebble_future_unref(attacker);
+        stop_join_free(pool);
+    }
+}
+
+/* The states of all tasks are nonsense: what is cancelled ends. */
+static int damage_slots_and_stay(pebble_task *task, const void *input, size_t input_size) {
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    uint64_t state = 88172645463325252u;
+    (void)input_size;
+    fill_random(up->slots, sizeof up->slots, &state);
+    counter_add(*(counter *const *)input, 1);
+    return carry_on(task, THEN_LOOP);
+}
+
+static void check_damaged_slots(bool cancel) {
+    counter *begun = shared_memory(sizeof *begun);
+    pebble_pool *pool = new_pool(1);
+    pebble_future *behind[HONEST];
+    assert_true(
+        pool_works(pool, NULL)); /* tasks are short: the next go behind each other */
+    pebble_future *future = schedule(pool, damage_slots_and_stay, &begun, sizeof begun,
+                                     cancel ? 0 : TASK_TIMEOUT_NS);
+    for (int n = 0; n < HONEST; n++)
+        behind[n] = schedule(pool, square, &n, sizeof n, 0);
+    counter_expect(begun, 1);
+    if (cancel)
+        pebble_future_cancel(future);
+    expect_ok(pebble_future_wait(future, DEADLINE_NS));
+    pebble_future_unref(future);
+    for (int n = 0; n < HONEST; n++) {
+        expect_ok(pebble_future_wait(behind[n], DEADLINE_NS));
+        pebble_future_unref(behind[n]);
+    }
+    stop_join_free(pool);
+}
+
+static void test_cancel_with_damaged_slots(void **unused) {
+    (void)unused;
+    check_damaged_slots(true);
+}
+
+static void test_timeout_with_damaged_slots(void **unused) {
+    (void)unused;
+    check_damaged_slots(false);
+}
+
+/* ---- A waiting thread is not held up ---- */
+
+static int write_without_end(pebble_task *task, const void *input, size_t input_size) {
+    static const char block[4096];
+    (void)input;
+    (void)input_size;
+    while (pebble_task_write(task, block, sizeof block) == PEBBLE_OK)
+        ;
+    return 1;
+}
+
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return PEBBLE_SECONDS(now.tv_sec) + now.tv_nsec;
+}
+
+/* Its deadline ends it, though there is always more to read; a wait ends at its own. */
+static void test_endless_result(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(WORKERS);
+    pebble_future *future =
+        schedule(pool, write_without_end, NULL, 0, PEBBLE_MILLISECONDS(150));
+    int64_t start_ns = now_ns();
+    assert_int_equal(pebble_future_wait(future, PEBBLE_MILLISECONDS(20)),
+                     PEBBLE_ERR_TIMEOUT);
+    int64_t waited_ns = now_ns() - start_ns;
+    expect_end(future, PEBBLE_ERR_TASK_TIMEOUT);
+    int64_t ended_ns = now_ns() - start_ns;
+    print_message("waited %.1f ms, ended after %.1f ms\n", (double)waited_ns / 1e6,
+                  (double)ended_ns / 1e6);
+    assert_true(pool_works(pool, NULL));
+    stop_join_free(pool);
+    assert_true(waited_ns < SOON_NS);
+    assert_true(ended_ns < SOON_NS);
+}
+
+/* A tail that promises less than a record, and nothing behind it. */
+static int promise_a_little(pebble_task *task, const void *input, size_t input_size) {
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    (void)input_size;
+    atomic_fetch_add(&up->result_tail, 8);
+    counter_add(*(counter *const *)input, 1);
+    return carry_on(task, THEN_LOOP);
+}
+
+/* Always one ring ahead of the reader, with pieces of a result that never ends. */
+static int write_ahead(pebble_task *task, const void *input, size_t input_size) {
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    const channel_down *down = find_mapping("memfd:pebble-down", NULL);
+    uint32_t start = atomic_load(&up->result_tail);
+    (void)task;
+    (void)input_size;
+    for (uint32_t i = 0; i < 4; i++) {
+        uint32_t size = CHANNEL_RING / 4;
+        result_record record = {.kind = RECORD_DATA, .size = size - sizeof record};
+        memcpy(up->ring + (start + i * size) % CHANNEL_RING, &record, sizeof record);
+    }
+    counter_add(*(counter *const *)input, 1);
+    for (;;)
+        atomic_store(&up->result_tail, atomic_load(&down->result_head) + CHANNEL_RING);
+    return 0;
+}
+
+static void *churn(void *memory) {
+    channel_up *up = memory;
+    for (;;)
+        atomic_fetch_add(&up->ring_count, 1);
+    return NULL;
+}
+
+static int churn_ring_count(pebble_task *task, const void *input, size_t input_size) {
+    pthread_t thread;
+    (void)input_size;
+    pthread_create(&thread, NULL, churn, find_mapping("memfd:pebble-up", NULL));
+    counter_add(*(counter *const *)input, 1);
+    return carry_on(task, THEN_LOOP);
+}
+
+/* A wait ends at its deadline, and the task at its own. */
+static void check_wait_ends(pebble_function function) {
+    counter *begun = shared_memory(sizeof *begun);
+    pebble_pool *pool = new_pool(1);
+    pebble_future *future =
+        schedule(pool, function, &begun, sizeof begun, PEBBLE_MILLISECONDS(400));
+    counter_expect(begun, 1);
+    int64_t start_ns = now_ns();
+    pebble_error error = pebble_future_wait(future, PEBBLE_MILLISECONDS(100));
+    int64_t waited_ns = now_ns() - start_ns;
+    pebble_future_wait(future, DEADLINE_NS);
+    int64_t ended_ns = now_ns() - start_ns;
+    bool done = pebble_future_done(future);
+    show("attacker", future);
+    pebble_future_unref(future);
+    stop_join_free(pool);
+    print_message("%s after %.1f ms, ended after %.1f ms\n", pebble_error_name(error),
+                  (double)waited_ns / 1e6, (double)ended_ns / 1e6);
+    assert_true(done);
+    assert_true(waited_ns < SOON_NS);
+    assert_true(ended_ns < SOON_NS);
+    /* Its own deadline, or before that if the damage was seen; not the task's. */
+    assert_true(error == PEBBLE_ERR_TIMEOUT || waited_ns < PEBBLE_MILLISECONDS(200));
+}
+
+static void test_wait_ends_with_odd_tail(void **unused) {
+    (void)unused;
+    check_wait_ends(promise_a_little);
+}
+
+static void test_wait_ends_with_endless_data(void **unused) {
+    (void)unused;
+    check_wait_ends(write_ahead);
+}
+
+static void test_wait_ends_with_ring_count(void **unused) {
+    (void)unused;
+    check_wait_ends(churn_ring_count);
+}
+
+/* Runs, says that it does not, and dies: it must not be run for ever. */
+static int deny_and_die(pebble_task *task, const void *input, size_t input_size) {
+    counter *runs = *(counter *const *)input;
+    (void)task;
+    (void)input_size;
+    counter_add(runs, 1);
+    deny_start(find_mapping("memfd:pebble-up", NULL));
+    _exit(7);
+}
+
+static void test_denied_start_ends(void **unused) {
+    counter *runs = shared_memory(sizeof *runs);
+    (void)unused;
+    pebble_pool *pool = new_pool(1);
+    pebble_future *future = schedule(pool, deny_and_die, &runs, sizeof runs, 0);
+    pebble_error error = pebble_future_wait(future, PEBBLE_SECONDS(5));
+    print_message("%u runs\n", counter_value(runs));
+    pebble_future_unref(future);
+    bool works = error == PEBBLE_OK && pool_works(pool, NULL);
+    stop_join_free(pool);
+    assert_int_equal(error, PEBBLE_OK);
+    assert_true(works); /* one task is to blame, not the start of workers */
+}
+
+/* ---- What a worker cannot do ---- */
+
+/* What an attempt to write into the task ring gives: errno values. */
+typedef struct attempts {
+    int found, writable, map_again, protect, descriptors;
+} attempts;
+
+static int count_channel_descriptors(void) {
+    char path[64], target[256];
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        ssize_t size = readlink(path, target, sizeof target - 1);
+        target[size > 0 ? size : 0] = '\0';
+        count += strstr(target, "memfd:pebble") != NULL;
+    }
+    return count;
+}
+
+static int try_to_write_down(pebble_task *task, const void *input, size_t input_size) {
+    char permissions[8] = "";
+    channel_down *down = find_mapping("memfd:pebble-down", permissions);
+    attempts result = {.found = down != NULL, .writable = permissions[1] == 'w'};
+    (void)input;
+    (void)input_size;
+    result.descriptors = count_channel_descriptors();
+    if (mprotect(down, sizeof *down, PROT_READ | PROT_WRITE) != 0)
+        result.protect = errno;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+static int write_down(pebble_task *task, const void *input, size_t input_size) {
+    channel_down *down = find_mapping("memfd:pebble-down", NULL);
+    (void)task;
+    (void)input;
+    (void)input_size;
+    *(volatile unsigned char *)(uintptr_t)down->ring = 1;
+    return 0;
+}
+
+static int write_input(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input_size;
+    *(volatile unsigned char *)(uintptr_t)input = 1;
+    return 0;
+}
+
+static int map_writable(pebble_task *task, const void *input, size_t input_size) {
+    void *down = find_mapping("memfd:pebble-down", NULL);
+    void *copy = mremap(down, 0, sizeof(channel_down), MREMAP_MAYMOVE);
+    int result = copy == MAP_FAILED ? errno : 0;
+    (void)input;
+    (void)input_size;
+    if (copy != MAP_FAILED &&
+        mprotect(copy, sizeof(channel_down), PROT_READ | PROT_WRITE) == 0)
+        result = -1;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+static void test_down_is_read_only(void **unused) {
+    (void)unused;
+    attempts result;
+    int mapped = 0;
+    pebble_pool *pool = new_pool(1);
+    pebble_future *future = schedule(pool, try_to_write_down, NULL, 0, 0);
+    expect_ok(pebble_future_copy_result(future, DEADLINE_NS, &result, sizeof result));
+    pebble_future_unref(future);
+    assert_true(result.found);
+    assert_false(result.writable);
+    assert_int_equal(result.protect, EACCES);
+    assert_int_equal(result.descriptors, 0);
+    mapped = take_int(schedule(pool, map_writable, NULL, 0, 0));
+    assert_int_not_equal(mapped, -1);
+    close_join_free(pool);
+}
+
+static void expect_death(pebble_pool *pool, pebble_function function, const void *input,
+                         size_t input_size, int signal) {
+    pebble_future *future = schedule(pool, function, input, input_size, 0);
+    assert_int_equal(pebble_future_result(future, DEADLINE_NS, NULL, NULL),
+                     PEBBLE_ERR_TASK_EXPIRED);
+    if (!WITH_ADDRESS_SANITIZER && !WITH_THREAD_SANITIZER) /* their handlers exit */
+        assert_int_equal(pebble_future_failure(future)->signal, signal);
+    pebble_future_unref(future);
+    assert_true(pool_works(pool, NULL));
+}
+
+static void test_writing_down_is_fatal(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(WORKERS);
+    expect_death(pool, write_down, NULL, 0, SIGSEGV);
+    expect_death(pool, write_input, "input", 5, SIGSEGV);
+    close_join_free(pool);
+}
+
+/* ---- What a worker can do to its process ---- */
+
+static int close_all(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input;
+    (void)input_size;
+    syscall(SYS_close_range, 0u, ~0u, 0u);
+    return 0;
+}
+
+/* The numbers are in use again, for files of the task's own. */
+static int reuse_all(pebble_task *task, const void *input, size_t input_size) {
+    int pipes[2];
+    (void)task;
+    (void)input;
+    (void)input_size;
+    syscall(SYS_close_range, 3u, ~0u, 0u);
+    for (int i = 0; i < 16; i++) {
+        if (pipe2(pipes, O_NONBLOCK) != 0)
+            return errno;
+    }
+    return 0;
+}
+
+static int block_signals(pebble_task *task, const void *input, size_t input_size) {
+    sigset_t all;
+    (void)task;
+    (void)input;
+    (void)input_size;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    for (int i = 1; i < 32; i++)
+        signal(i, SIG_IGN);
+    return 0;
+}
+
+static int leave_session(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input;
+    (void)input_size;
+    setsid();
+    return 0;
+}
+
+static int change_directory(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input;
+    (void)input_size;
+    umask(0777);
+    return chdir("/proc/self/task") == 0 ? 0 : errno;
+}
+
+static int limit_resources(pebble_task *task, const void *input, size_t input_size) {
+    static const struct rlimit none = {0, 0}, small = {1024 * 1024, 1024 * 1024};
+    (void)task;
+    (void)input;
+    (void)input_size;
+    setrlimit(RLIMIT_NOFILE, &none);
+    setrlimit(RLIMIT_NPROC, &none);
+    setrlimit(RLIMIT_FSIZE, &none);
+    setrlimit(RLIMIT_CORE, &none);
+    setrlimit(RLIMIT_AS, &small);
+    return 0;
+}
+
+static int untie(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input;
+    (void)input_size;
+    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
+    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    prctl(PR_SET_NAME, ") R 1 1 (", 0, 0, 0);
+    return 0;
+}
+
+static int close_streams(pebble_task *task, const void *input, size_t input_size) {
+    (void)task;
+    (void)input;
+    (void)input_size;
+    fclose(stdin);
+    return 0;
+}
+
+static void note_end(pebble_future *future, void *context) {
+    (void)future;
+    counter_add(context, 1);
+}
+
+/* Ends, and so do those behind it, also for a callback, of which only the bell tells. */
+static void check_peculiar(const char *name, pebble_function function) {
+    counter *ends = shared_memory(sizeof *ends);
+    pebble_pool *pool = new_pool(1);
+    print_message("%s\n", name);
+    for (uint32_t i = 0; i < 3; i++) {
+        pebble_future *future = schedule(pool, function, NULL, 0, 0);
+        expect_ok(pebble_future_add_callback(future, note_end, ends));
+        counter_expect(ends, 2 * i + 1);
+        expect_end(future, PEBBLE_OK);
+        int n = 12;
+        future = schedule(pool, square, &n, sizeof n, 0);
+        expect_ok(pebble_future_add_callback(future, note_end, ends));
+        counter_expect(ends, 2 * i + 2);
+        assert_int_equal(take_int(future), 144);
+    }
+    assert_true(pool_works(pool, NULL));
+    /* And can be ended. */
+    pebble_future *future = schedule(pool, function, NULL, 0, 0);
+    expect_end(future, PEBBLE_OK);
+    attack nothing = {.kind = DAMAGE_RING_COUNT, .then = THEN_LOOP, .seed = 1};
+    future = schedule(pool, attack_channel, &nothing, sizeof nothing, TASK_TIMEOUT_NS);
+    pebble_error error = pebble_future_result(future, DEADLINE_NS, NULL, NULL);
+    if (error != PEBBLE_ERR_TASK_TIMEOUT && error != PEBBLE_ERR_TASK_FAILED) {
+        show(name, future);
+        fail();
+    }
+    pebble_future_unref(future);
+    stop_join_free(pool);
+}
+
+#define PECULIAR(name, function)                                                         \
+    static void test_##name(void **unused) {                                             \
+        (void)unused;                                                                    \
+        check_peculiar(#name, function);                                                 \
+    }
+PECULIAR(all_closed, close_all)
+PECULIAR(all_reused, reuse_all)
+PECULIAR(signals_blocked, block_signals)
+PECULIAR(session_left, leave_session)
+PECULIAR(directory_changed, change_directory)
+PECULIAR(untied, untie)
+PECULIAR(streams_closed, close_streams)
+
+/* A sanitizer needs memory of its own. */
+#if !WITH_ADDRESS_SANITIZER && !WITH_THREAD_SANITIZER
+PECULIAR(resources_limited, limit_resources)
+#else
+static void test_resources_limited(void **unused) {
+    (void)unused;
+    (void)limit_resources;
+    skip();
+}
+#endif
+
+/* ---- Attacks on the processes around ---- */
+
+static int kill_zygote(pebble_task *task, const void *input, size_t input_size) {
+    (void)input;
+    (void)input_size;
+    kill(getppid(), SIGKILL);
+    return carry_on(task, THEN_LOOP);
+}
+
+static int stop_zygote(pebble_task *task, const void *input, size_t input_size) {
+    (void)input;
+    (void)input_size;
+    kill(getppid(), SIGSTOP);
+    return carry_on(task, THEN_LOOP);
+}
+
+static int stop_self(pebble_task *task, const void *input, size_t input_size) {
+    (void)input;
+    (void)input_size;
+    raise(SIGSTOP);
+    return carry_on(task, THEN_LOOP);
+}
+
+static void test_zygote_killed(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(WORKERS);
+    for (int i = 0; i < 3; i++) {
+        expect_end(schedule(pool, kill_zygote, NULL, 0, 0), PEBBLE_ERR_TASK_EXPIRED);
+        assert_true(pool_works(pool, NULL));
+    }
+    close_join_free(pool);
+}
+
+static void test_zygote_stopped(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(WORKERS);
+    expect_end(schedule(pool, stop_zygote, NULL, 0, TASK_TIMEOUT_NS),
+               PEBBLE_ERR_TASK_TIMEOUT);
+    assert_true(pool_works(pool, NULL));
+    close_join_free(pool);
+}
+
+static void test_worker_stopped(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(WORKERS);
+    expect_end(schedule(pool, stop_self, NULL, 0, TASK_TIMEOUT_NS),
+               PEBBLE_ERR_TASK_TIMEOUT);
+    assert_true(pool_works(pool, NULL));
+    close_join_free(pool);
+}
+
+static int ring_without_end(pebble_task *task, const void *input, size_t input_size) {
+    char path[64], target[256];
+    uint64_t one = 1;
+    (void)task;
+    (void)input;
+    (void)input_size;
+    for (int fd = 3;; fd = fd < 64 ? fd + 1 : 3) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        ssize_t size = readlink(path, target, sizeof target - 1);
+        target[size > 0 ? size : 0] = '\0';
+        for (int i = 0; strstr(target, "eventfd") != NULL && i < 10000; i++) {
+            if (write(fd, &one, sizeof one) != sizeof one)
+                return errno;
+        }
+    }
+}
+
+static void test_bell_without_end(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(WORKERS);
+    pebble_future *future =
+        schedule(pool, ring_without_end, NULL, 0, PEBBLE_MILLISECONDS(300));
+    for (int i = 0; i < 20; i++)
+        assert_true(pool_works(pool, NULL));
+    expect_end(future, PEBBLE_ERR_TASK_TIMEOUT);
+    close_join_free(pool);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        supported_test(test_seeds),
+        supported_test(test_seeds_one_worker),
+        supported_test(test_thread_left_behind),
+        supported_test(test_cancel_with_damaged_slots),
+        supported_test(test_timeout_with_damaged_slots),
+        supported_test(test_endless_result),
+        supported_test(test_wait_ends_with_odd_tail),
+        supported_test(test_wait_ends_with_endless_data),
+        supported_test(test_wait_ends_with_ring_count),
+        supported_test(test_denied_start_ends),
+        supported_test(test_down_is_read_only),
+        supported_test(test_writing_down_is_fatal),
+        supported_test(test_all_closed),
+        supported_test(test_all_reused),
+        supported_test(test_signals_blocked),
+        supported_test(test_session_left),
+        supported_test(test_directory_changed),
+        supported_test(test_resources_limited),
+        supported_test(test_untied),
+        supported_test(test_streams_closed),
+        supported_test(test_zygote_killed),
+        supported_test(test_zygote_stopped),
+        supported_test(test_worker_stopped),
+        supported_test(test_bell_without_end),
+    };
+    cmocka_set_message_output(CM_OUTPUT_STDOUT);
+    const char *filter = getenv("PEBBLE_TEST_FILTER");
+    if (filter != NULL)
+        cmocka_set_test_filter(filter);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
