@@ -133,10 +133,10 @@ static bool read_header(channel_receiver *receiver) {
     return true;
 }
 
-/* Takes what there is of the record's payload; true when it is complete. */
-static bool read_payload(channel_receiver *receiver) {
+/* Takes what there is of the record's payload, as far as limit; true when it is complete. */
+static bool read_payload(channel_receiver *receiver, uint32_t limit) {
     uint32_t since_release = 0;
-    for (;;) {
+    while ((int32_t)(limit - receiver->head) > 0) {
         uint32_t bytes = available(receiver);
         uint32_t offset = receiver->head & (CHANNEL_RING - 1);
         if (receiver->left == 0 && bytes < receiver->padding) {
@@ -165,6 +165,7 @@ static bool read_payload(channel_receiver *receiver) {
             receiver_release(receiver);
         }
     }
+    return false;
 }
 
 static void fill_end(channel_receiver *receiver, receiver_end *end) {
@@ -179,15 +180,18 @@ static void fill_end(channel_receiver *receiver, receiver_end *end) {
 }
 
 receiver_status receiver_next(channel_receiver *receiver, receiver_end *end) {
-    while (!receiver->damaged) {
+    uint32_t limit = receiver->head + CHANNEL_RING;
+    while (!receiver->damaged && (int32_t)(limit - receiver->head) > 0) {
         if (!receiver->in_record && !read_header(receiver))
             break;
-        if (!read_payload(receiver))
+        if (!read_payload(receiver, limit))
             break;
         if (receiver->header.kind != RECORD_DATA) {
             fill_end(receiver, end);
             return RECEIVER_ENDED;
         }
     }
-    return receiver->damaged ? RECEIVER_DAMAGED : RECEIVER_EMPTY;
+    if (receiver->damaged)
+        return RECEIVER_DAMAGED;
+    return (int32_t)(limit - receiver->head) > 0 ? RECEIVER_EMPTY : RECEIVER_MORE;
 }

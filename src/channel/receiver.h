@@ -36,6 +36,7 @@ typedef struct receiver_end {
 typedef enum receiver_status {
     RECEIVER_EMPTY,  /* nothing more to read now */
     RECEIVER_ENDED,  /* end is filled; the caller owns its result */
+    RECEIVER_MORE,   /* a ring's worth was read in one call, and there may be more */
     RECEIVER_DAMAGED /* the worker wrote nonsense */
 } receiver_status;
 
@@ -45,7 +46,8 @@ void receiver_fini(channel_receiver *receiver);
 /* True if there is something to read. Any thread: a hint. */
 bool receiver_has_data(const channel_receiver *receiver);
 
-/* Reads on until a task has ended or there is nothing more. */
+/* Reads on until a task has ended or there is nothing more. A worker may write as fast as this
+ * reads, without end: one call reads about a ring's worth at most. */
 receiver_status receiver_next(channel_receiver *receiver, receiver_end *end);
 
 /* Gives the space of what was read back to the worker, and wakes it if it waits for it. */

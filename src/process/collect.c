@@ -12,6 +12,11 @@
  * Every other way for a future to end (death, timeout, cancel) goes through its word. If the
  * leader leaves, futex_at is cleared and it collects once more: what the worker rang it for
  * meanwhile is not lost.
+ *
+ * A worker may write results, and read inputs, as fast as the program does the opposite, and without
+ * end. So both go in turns of TURN_BYTES, between which the supervisor has time for others and a
+ * waiting thread looks at its deadline. Whoever leaves something undone rings the worker's bell.
+ * While the supervisor waits for its turn, which a deadline may depend on, nobody else begins one.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,7 +27,8 @@
 
 enum {
     BATCH = 64,
-    ROUNDS_IN_SUPERVISOR = 32,
+    TURN_BYTES =
+        4 * CHANNEL_RING,        /* after so much of one worker, others have their turn */
     SPIN_NS = 30 * 1000,         /* about what it costs to sleep and be woken */
     SPIN_IF_TASK_NS = 50 * 1000, /* longer tasks are not worth a spin */
     SPIN_ROUNDS = 32,
@@ -125,16 +131,18 @@ static bool settle_all(process_worker *worker, receiver_end *ends, size_t count,
     return passed && sound;
 }
 
-/* One batch; true if there may be more. */
-static bool collect_once(process_worker *worker) {
+/* One batch; its bytes are taken off left. True if there may be more. */
+static bool collect_once(process_worker *worker, int64_t *left) {
     receiver_end ends[BATCH];
     ended_list list = {0};
     size_t count = 0;
     receiver_status status = RECEIVER_ENDED;
     pthread_mutex_lock(&worker->receive_lock);
-    while (count < BATCH &&
+    uint32_t from = worker->receiver.head;
+    while (count < BATCH && worker->receiver.head - from < CHANNEL_RING &&
            (status = receiver_next(&worker->receiver, &ends[count])) == RECEIVER_ENDED)
         count++;
+    *left -= worker->receiver.head - from;
     receiver_release(&worker->receiver);
     /* Within the lock: ends are settled in the order in which they were received. */
     bool passed = count > 0 && settle_all(worker, ends, count, &list);
@@ -145,33 +153,20 @@ static bool collect_once(process_worker *worker) {
     ended_run(worker->pool, &list);
     if (damaged)
         worker_damaged(worker);
-    return !damaged && (status == RECEIVER_ENDED || passed);
-}
-
-void worker_collect(process_worker *worker) {
-    int rounds = 0;
-    while (collect_once(worker)) {
-        if (supervisor_is_here() && ++rounds == ROUNDS_IN_SUPERVISOR) {
-            os_bell_ring(worker->bell_fd); /* others have their turn first */
-            break;
-        }
-    }
-    if (atomic_load_explicit(&worker->down->space_wanted, memory_order_relaxed) != 0)
-        worker_stream(worker);
+    return !damaged && (status == RECEIVER_ENDED || status == RECEIVER_MORE || passed);
 }
 
 /* ---- Large inputs ---- */
 
-/* Copies as long as the worker makes room; then asks it to ring. True: all is in the ring. */
-static bool stream_on(process_worker *worker, const pebble_future *future) {
-    const void *input = future->input;
-    size_t input_size = future->input_size;
+/* Copies as long as the worker makes room, a turn's bytes at most; then asks it to ring. True: so
+ * much is in the ring. */
+static bool stream_on(process_worker *worker, const void *input, size_t turn_end) {
     for (;;) {
         size_t before = atomic_load(&worker->streamed);
         atomic_store(&worker->down->space_wanted, 1);
         atomic_thread_fence(
             memory_order_seq_cst); /* pairs with the worker's when it frees */
-        if (sender_stream(&worker->sender, input, input_size, &worker->streamed))
+        if (sender_stream(&worker->sender, input, turn_end, &worker->streamed))
             return true; /* the task may have ended by now, and its future */
         if (atomic_load(&worker->streamed) == before)
             return false;
@@ -179,23 +174,80 @@ static bool stream_on(process_worker *worker, const pebble_future *future) {
     }
 }
 
-void worker_stream(process_worker *worker) {
+static void end_stream(process_worker *worker) {
+    atomic_store(&worker->down->space_wanted, 0);
+    pthread_mutex_lock(&worker->pool->base.lock);
+    worker->streaming = NULL;
+    worker_retire_if_used_up(worker);
+    dispatch(worker->pool);
+    pthread_mutex_unlock(&worker->pool->base.lock);
+}
+
+/* A turn of an input. True if there is more to do, which the caller has to see to. */
+static bool stream_turn(process_worker *worker) {
     process_pool *pool = worker->pool;
+    bool turn_done = false;
     pthread_mutex_lock(&worker->stream_lock);
     pthread_mutex_lock(&pool->base.lock);
     pebble_future *future = worker->state != WORKER_DEAD ? worker->streaming : NULL;
     pthread_mutex_unlock(&pool->base.lock);
     /* Until all of it is in the ring the input stays: a task can end before only with its worker,
      * see worker_died(), which waits for the stream_lock. */
-    if (future != NULL && stream_on(worker, future)) {
-        atomic_store(&worker->down->space_wanted, 0);
-        pthread_mutex_lock(&pool->base.lock);
-        worker->streaming = NULL;
-        worker_retire_if_used_up(worker);
-        dispatch(pool);
-        pthread_mutex_unlock(&pool->base.lock);
-    }
+    size_t from = atomic_load(&worker->streamed);
+    size_t input_size = future != NULL ? future->input_size : 0;
+    size_t turn_end = input_size;
+    if (future != NULL && input_size - from > TURN_BYTES)
+        turn_end = from + TURN_BYTES;
+    if (future != NULL)
+        turn_done = stream_on(worker, future->input, turn_end);
+    if (turn_done && turn_end == input_size)
+        end_stream(worker);
     pthread_mutex_unlock(&worker->stream_lock);
+    return turn_done && turn_end < input_size;
+}
+
+/* ---- Turns ---- */
+
+/* The supervisor comes next, though others who take the receive_lock again and again be quicker. */
+static void let_supervisor_first(process_worker *worker) {
+    if (!atomic_load_explicit(&worker->supervisor_waits, memory_order_relaxed))
+        return;
+    pthread_mutex_lock(&worker->turn_lock);
+    pthread_mutex_unlock(&worker->turn_lock);
+}
+
+/* True if there may be more to do, which the caller has to see to. */
+static bool collect_turn(process_worker *worker) {
+    int64_t left = TURN_BYTES;
+    bool more;
+    if (!supervisor_is_here())
+        let_supervisor_first(worker);
+    do
+        more = collect_once(worker, &left);
+    while (more && left > 0);
+    if (atomic_load_explicit(&worker->down->space_wanted, memory_order_relaxed) != 0)
+        more |= stream_turn(worker);
+    return more;
+}
+
+void worker_collect(process_worker *worker) {
+    bool here = supervisor_is_here();
+    if (here) {
+        pthread_mutex_lock(&worker->turn_lock);
+        atomic_store_explicit(&worker->supervisor_waits, true, memory_order_relaxed);
+    }
+    bool more = collect_turn(worker);
+    if (here) {
+        atomic_store_explicit(&worker->supervisor_waits, false, memory_order_relaxed);
+        pthread_mutex_unlock(&worker->turn_lock);
+    }
+    if (more)
+        os_bell_ring(worker->bell_fd);
+}
+
+void worker_stream(process_worker *worker) {
+    if (stream_turn(worker))
+        os_bell_ring(worker->bell_fd);
 }
 
 /* ---- Waiting ---- */
@@ -251,7 +303,7 @@ static void collect_others(process_pool *pool) {
  * ETIMEDOUT, ENOSYS, or 0 to look again. */
 static int lead_once(process_worker *worker, pebble_future *future, uint64_t sequence,
                      uint32_t word, int64_t deadline_ns) {
-    worker_collect(worker);
+    collect_turn(worker); /* if there is more, there is something to read below */
     if (future_ended(future))
         return 0;
     collect_others(worker->pool);

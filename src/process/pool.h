@@ -6,8 +6,8 @@
  *   workers.c        a worker's life in the program: start, deadline, kill, death
  *   zygote_client.c  the pool's zygote: start, requests, replies, loss
  *
- * Locks, in the order in which they may be taken: a worker's receive_lock, the pool's lock, the
- * supervisor's lock. A worker's stream_lock stands for itself: it is held while an input is copied
+ * Locks, in the order in which they may be taken: a worker's turn_lock, its receive_lock, the pool's
+ * lock, the supervisor's lock. A worker's stream_lock stands for itself: it is held while an input is copied
  * into the ring, with no other lock, and the pool's lock may be taken within it.
  *
  * Where a task is (changed under the pool's lock only):
@@ -73,6 +73,8 @@ typedef struct process_worker {
     supervisor_source bell;
     channel_sender sender;
     pthread_mutex_t receive_lock;
+    pthread_mutex_t turn_lock; /* the supervisor's while it waits for a turn, and has it */
+    _Atomic bool supervisor_waits;
     channel_receiver receiver; /* under receive_lock */
     _Atomic bool receiving;    /* a result has begun to come and is not complete */
     _Atomic bool damaged;

@@ -60,6 +60,7 @@ static void worker_free(process_worker *worker) {
     os_fd_close(worker->process_fd);
     receiver_fini(&worker->receiver);
     pthread_mutex_destroy(&worker->stream_lock);
+    pthread_mutex_destroy(&worker->turn_lock);
     pthread_mutex_destroy(&worker->receive_lock);
     os_free(worker);
     supervisor_release_timer();
@@ -118,6 +119,7 @@ static int worker_new(process_pool *pool, process_worker **worker) {
     made->timer =
         (supervisor_timer){.expired = deadline_came, .deadline_ns = OS_NO_DEADLINE};
     pthread_mutex_init(&made->receive_lock, NULL);
+    pthread_mutex_init(&made->turn_lock, NULL);
     pthread_mutex_init(&made->stream_lock, NULL);
     int error = open_channel(made);
     if (error == 0) {
