@@ -198,7 +198,7 @@ pebble_error pool_schedule(pebble_pool *pool, const pebble_task_options *task,
         future_discard(made);
         return error_set_system(ENOMEM, name);
     }
-    pebble_error error = pool->kind->schedule(pool, made);
+    pebble_error error = pool->kind->schedule(pool, made, name);
     if (error != PEBBLE_OK) {
         future_discard(made);
         return error;

@@ -580,6 +580,79 @@ static void test_processes_are_gone_after_a_stop(void **state) {
     pebble_future_unref(future);
 }
 
+/* ---- A queue whose tasks have callbacks ---- */
+
+/* What is cancelled while it is queued is called back, and the others are performed. */
+static void check_cancel_in_queue(bool threads) {
+    enum { COUNT = 12 };
+    pebble_future *futures[COUNT];
+    clear_notes();
+    pebble_pool *pool = pool_of(threads, 1);
+    pebble_future *blocking = schedule(pool, gate, NULL, 0, 0);
+    counter_expect(&shared->started, 1);
+    for (int i = 0; i < COUNT; i++) {
+        futures[i] = schedule(pool, echo, &i, sizeof i, 0);
+        add(futures[i], note_mark, marked(i));
+    }
+    for (int i = 1; i < COUNT; i += 3)
+        assert_true(pebble_future_cancel(futures[i]));
+    counter_expect(&noted.count, COUNT / 3);
+    counter_add(&shared->go, 1);
+    for (int i = 0; i < COUNT; i++)
+        expect_end(futures[i], i % 3 == 1 ? PEBBLE_ERR_TASK_CANCELLED : PEBBLE_OK);
+    expect_end(blocking, PEBBLE_OK);
+    close_join_free(pool);
+    assert_int_equal(counter_value(&noted.count), COUNT);
+}
+
+static void test_cancel_in_the_queue(void **state) {
+    (void)state;
+    run_with_both(check_cancel_in_queue);
+}
+
+/* Stop, beside a thread that cancels: each future ends, each callback is called, once. */
+typedef struct cancelling {
+    pebble_future *futures[200];
+    counter go;
+} cancelling;
+
+static void *cancel_every_second(void *context) {
+    cancelling *all = context;
+    counter_wait(&all->go, 1);
+    for (int i = 0; i < 200; i += 2)
+        pebble_future_cancel(all->futures[i]);
+    return NULL;
+}
+
+static void check_stop_with_queue(bool threads) {
+    cancelling all = {.go = {0}};
+    pthread_t canceller;
+    clear_notes();
+    pebble_pool *pool = pool_of(threads, 1);
+    pebble_future *blocking = schedule(pool, gate, NULL, 0, 0);
+    counter_expect(&shared->started, 1);
+    for (int i = 0; i < 200; i++) {
+        all.futures[i] = schedule(pool, echo, &i, sizeof i, 0);
+        add(all.futures[i], note_mark, marked(i));
+    }
+    assert_int_equal(pthread_create(&canceller, NULL, cancel_every_second, &all), 0);
+    counter_add(&all.go, 1);
+    expect_ok(pebble_pool_stop(pool));
+    counter_add(&shared->go, 1);
+    pthread_join(canceller, NULL);
+    expect_ok(pebble_pool_join(pool, DEADLINE_NS));
+    for (int i = 0; i < 200; i++)
+        expect_end(all.futures[i], PEBBLE_ERR_TASK_CANCELLED);
+    pebble_future_unref(blocking);
+    pebble_pool_free(pool);
+    assert_int_equal(counter_value(&noted.count), 200);
+}
+
+static void test_stop_with_a_queue(void **state) {
+    (void)state;
+    run_with_both(check_stop_with_queue);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -601,6 +674,8 @@ int main(void) {
         TEST(processes_are_gone_after_a_timeout),
         TEST(processes_are_gone_after_a_cancel),
         TEST(processes_are_gone_after_a_stop),
+        TEST(cancel_in_the_queue),
+        TEST(stop_with_a_queue),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests_name("callbacks", tests, NULL, NULL);

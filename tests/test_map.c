@@ -540,6 +540,22 @@ static void test_timeout_of_threads(void **state) {
     assert_int_equal(counter_value(&shared->ran), 6);
 }
 
+/* In chunks: elements that were not there in time are passed over, in their chunk too. */
+static void test_timeout_of_threads_in_chunks(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(true, 1);
+    pebble_map *map = map_values(pool, gate_at_two, 8, 2, PEBBLE_MILLISECONDS(100));
+    expect_square(map, expected_of(0));
+    expect_square(map, expected_of(1));
+    next_failure(map, PEBBLE_ERR_TASK_TIMEOUT); /* two, the first of its chunk */
+    counter_add(&shared->go, 1);
+    expect_ok(pebble_map_wait(map, DEADLINE_NS));
+    for (int64_t value = 3; value < 8; value++)
+        expect_square(map, expected_of(value));
+    expect_over(map);
+    close_join_free(pool);
+}
+
 /* ---- Cancelling ---- */
 
 static void check_cancel(bool threads, size_t chunk_size) {
@@ -703,6 +719,7 @@ int main(void) {
         TEST(wait_with_timeout_then_go_on),
         TEST(wait_for_all),
         TEST(timeout_of_threads),
+        TEST(timeout_of_threads_in_chunks),
         TEST(cancel),
         TEST(cancel_from_another_thread),
         TEST(stop),

@@ -261,6 +261,39 @@ static void *put_one(void *queue) {
     return NULL;
 }
 
+static void *get_one(void *queue) {
+    void *item;
+    pebble_queue_get(queue, PEBBLE_FOREVER, &item);
+    return NULL;
+}
+
+/* Cancelled at its wait or before it: whatever it was told goes to another. */
+static void check_cancelled(void *(*side)(void *), pebble_queue *queue) {
+    void *result;
+    pthread_t thread = run(side, queue);
+    pthread_cancel(thread);
+    pthread_join(thread, &result);
+    assert_ptr_equal(result, PTHREAD_CANCELED);
+}
+
+/* A cancelled thread leaves the queue as usable as it was. */
+static void test_cancelled_waits(void **state) {
+    (void)state;
+    pebble_queue *queue = queue_new(1);
+    for (int round = 0; round < ROUNDS; round++) {
+        void *item;
+        check_cancelled(get_one, queue);
+        pthread_t getter = run(get_one, queue);
+        assert_int_equal(pebble_queue_put(queue, item_of(1), PEBBLE_FOREVER), PEBBLE_OK);
+        pthread_join(getter, NULL);
+        put(queue, 1);
+        check_cancelled(put_one, queue);
+        assert_int_equal(pebble_queue_get(queue, PEBBLE_FOREVER, &item), PEBBLE_OK);
+        assert_int_equal(pebble_queue_size(queue), 0);
+    }
+    pebble_queue_free(queue);
+}
+
 /* Deadlines that race with what is waited for: the item is got or stays, never lost. */
 static void test_timeout_races_with_put(void **state) {
     (void)state;
@@ -522,6 +555,7 @@ int main(void) {
         cmocka_unit_test(test_timeouts),
         cmocka_unit_test(test_traffic),
         cmocka_unit_test(test_timeout_races_with_put),
+        cmocka_unit_test(test_cancelled_waits),
         cmocka_unit_test(test_wait_gives_those_with_items),
         cmocka_unit_test(test_wait_with_duplicates),
         cmocka_unit_test(test_wait_wakes_for_each),

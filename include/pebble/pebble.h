@@ -93,7 +93,6 @@ PEBBLE_API int pebble_version_number(void);
     X(ERR_BROKEN, "the pool's workers cannot be started")                                \
     X(ERR_FORKED, "the object belongs to the process that forked this one")              \
     X(ERR_DEADLOCK, "the call would wait for itself")                                    \
-    X(ERR_NOT_DONE, "the future is not done")                                            \
     X(ERR_END, "there are no more elements")                                             \
     X(ERR_TASK_FAILED, "the task returned an error")                                     \
     X(ERR_TASK_TIMEOUT, "the task ran longer than its timeout")                          \

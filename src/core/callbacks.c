@@ -2,8 +2,12 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "core/fork.h"
 #include "core/future.h"
 
 static _Thread_local const callback_runner *runner_here;
@@ -37,24 +41,56 @@ static bool take_queue(callback_runner *runner, pebble_future **queue, uint32_t 
     return !over;
 }
 
+static pebble_pool *pool_of(callback_runner *runner) {
+    return (pebble_pool *)((char *)runner - offsetof(pebble_pool, callbacks));
+}
+
+/* Calls what waits for the first future taken. */
+static void serve_first(callback_runner *runner) {
+    pebble_future *future = runner->taken;
+    if (!runner->serving)
+        runner->waiting = future_take_callbacks(future);
+    runner->serving = true;
+    while (runner->waiting != NULL) {
+        future_callback callback = *runner->waiting;
+        os_free(runner->waiting);
+        runner->waiting = callback.next;
+        callback.function(future, callback.context);
+        if (pool_of(runner)->fork_epoch != fork_epoch) /* a child that it forked */
+            _exit(EXIT_SUCCESS);
+    }
+    runner->serving = false;
+    runner->taken = future->next_done;
+    pebble_future_unref(future);
+}
+
+static void run(void *context);
+
+static int start_thread(callback_runner *runner) {
+    return os_thread_start_for_user(run, runner, "pebble-callback");
+}
+
+/* A callback has ended the thread. If there cannot be another, this one goes on all the same. */
+static void leave_to_successor(void *context) {
+    callback_runner *runner = context;
+    if (pool_of(runner)->fork_epoch == fork_epoch && start_thread(runner) != 0)
+        run(runner);
+}
+
 static void run(void *context) {
-    pebble_pool *pool = context;
-    callback_runner *runner = &pool->callbacks;
-    pebble_future *queue;
+    callback_runner *runner = context;
     uint32_t events;
     runner_here = runner;
-    while (take_queue(runner, &queue, &events)) {
-        if (queue == NULL)
+    pthread_cleanup_push(leave_to_successor, runner);
+    while (runner->taken != NULL || take_queue(runner, &runner->taken, &events)) {
+        if (runner->taken != NULL)
+            serve_first(runner);
+        else
             os_futex_wait(&runner->events, events, OS_NO_DEADLINE);
-        while (queue != NULL) {
-            pebble_future *future = queue;
-            queue = future->next;
-            future_run_callbacks(future);
-            pebble_future_unref(future);
-        }
     }
+    pthread_cleanup_pop(0);
     runner_here = NULL;
-    pool_unref(pool);
+    pool_unref(pool_of(runner));
 }
 
 int callback_runner_start(callback_runner *runner, pebble_pool *pool) {
@@ -62,7 +98,7 @@ int callback_runner_start(callback_runner *runner, pebble_pool *pool) {
     pthread_mutex_lock(&runner->lock);
     if (!runner->started) {
         pool_ref(pool);
-        error = os_thread_start(run, pool, "pebble-callback");
+        error = start_thread(runner);
         runner->started = error == 0;
         if (error != 0)
             pool_unref(pool);
@@ -73,13 +109,13 @@ int callback_runner_start(callback_runner *runner, pebble_pool *pool) {
 
 void callback_runner_push(callback_runner *runner, pebble_future *future) {
     pebble_future_ref(future);
-    future->next = NULL;
+    future->next_done = NULL;
     pthread_mutex_lock(&runner->lock);
     bool first = runner->first == NULL;
     if (first)
         runner->first = future;
     else
-        runner->last->next = future;
+        runner->last->next_done = future;
     runner->last = future;
     if (first) /* else the thread has been told and has not come yet */
         changed(runner);

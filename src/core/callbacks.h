@@ -2,7 +2,9 @@
  * a callback which blocks holds up no dispatch, no deadline and no other pool.
  *
  * The runner's queue holds a reference to each future in it. The thread ends when the pool tells
- * it to, after it has emptied the queue.
+ * it to, after it has emptied the queue. A callback may end the thread (pthread_exit, cancellation):
+ * a new one goes on with what is left. In a child that a callback forked there is nothing to go on
+ * with: when the callback returns, the child ends.
  */
 #ifndef PEBBLE_CORE_CALLBACKS_H
 #define PEBBLE_CORE_CALLBACKS_H
@@ -14,13 +16,20 @@
 
 #include "pebble.h"
 
+struct future_callback;
+
 typedef struct callback_runner {
     pthread_mutex_t lock;
-    pebble_future *first, *last; /* linked by their next */
+    pebble_future *first, *last; /* linked by their next_done */
     bool started;
     bool ending;
     bool finished;           /* the thread has run its last callback */
     _Atomic uint32_t events; /* futex: grows when something above changes */
+
+    /* The thread's own, or its successor's: */
+    pebble_future *taken; /* from the queue; the first is the one that is served, */
+    struct future_callback *waiting; /* and these of its callbacks have not been called */
+    bool serving;                    /* its callbacks have been taken */
 } callback_runner;
 
 int callback_runner_init(callback_runner *runner);

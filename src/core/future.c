@@ -199,7 +199,7 @@ bool future_sleep(pebble_future *future, int64_t deadline_ns) {
 /* The list of an ended future once its callbacks are being run: nothing can be added. */
 static future_callback closed_list;
 
-void future_run_callbacks(pebble_future *future) {
+future_callback *future_take_callbacks(pebble_future *future) {
     future_callback *list =
         atomic_exchange_explicit(&future->callbacks, &closed_list, memory_order_acq_rel);
     future_callback *in_order = NULL;
@@ -209,12 +209,7 @@ void future_run_callbacks(pebble_future *future) {
         in_order = list;
         list = next;
     }
-    while (in_order != NULL) {
-        future_callback *callback = in_order;
-        in_order = callback->next;
-        callback->function(future, callback->context);
-        os_free(callback);
-    }
+    return in_order;
 }
 
 /* ---- The public face ---- */
@@ -410,9 +405,8 @@ static pebble_error check_futures(pebble_future *const *futures, size_t count,
     return check_timeout(timeout_ns, function);
 }
 
-pebble_error pebble_future_wait_all(pebble_future *const *futures, size_t count,
-                                    int64_t timeout_ns) {
-    static const char name[] = "pebble_future_wait_all";
+pebble_error future_wait_all(pebble_future *const *futures, size_t count,
+                             int64_t timeout_ns, const char *name) {
     pebble_error error = check_futures(futures, count, timeout_ns, name);
     if (error != PEBBLE_OK)
         return error;
@@ -420,6 +414,11 @@ pebble_error pebble_future_wait_all(pebble_future *const *futures, size_t count,
     for (size_t i = 0; i < count && error == PEBBLE_OK; i++)
         error = wait_until(futures[i], deadline_ns, name);
     return error;
+}
+
+pebble_error pebble_future_wait_all(pebble_future *const *futures, size_t count,
+                                    int64_t timeout_ns) {
+    return future_wait_all(futures, count, timeout_ns, "pebble_future_wait_all");
 }
 
 /* The first that has ended, or count. */

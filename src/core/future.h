@@ -75,7 +75,11 @@ struct pebble_future {
     _Atomic uint32_t word;
     _Atomic uint32_t references;
     pebble_pool *pool;
-    pebble_future *next, *previous; /* in a queue of the pool, or of the callback runner */
+    pebble_future *next; /* in a queue of the pool, where a cancelled one may stay a while */
+    union {
+        pebble_future *previous;  /* in a process pool's pending tasks */
+        pebble_future *next_done; /* ended: in the callback runner's queue */
+    };
 
     pebble_function function;
     const void *input;
@@ -137,14 +141,18 @@ void future_set_failure(pebble_future *future, const pebble_failure *failure,
 void future_end(pebble_future *future, uint32_t state);
 void future_end_cancelled(pebble_future *future);
 
+/* Waits for all of them; name is the public function's, for messages. */
+pebble_error future_wait_all(pebble_future *const *futures, size_t count,
+                             int64_t timeout_ns, const char *name);
+
 /* Sets a bit of the word unless the future has ended; false if it has. */
 bool future_set_bit(pebble_future *future, uint32_t bit);
 
 /* Sleeps on the word until the future has ended. False: timeout. */
 bool future_sleep(pebble_future *future, int64_t deadline_ns);
 
-/* Runs the callbacks of an ended future, whose list nobody has taken. */
-void future_run_callbacks(pebble_future *future);
+/* Takes the callbacks of an ended future, in their order, and closes the list. */
+future_callback *future_take_callbacks(pebble_future *future);
 
 /* Frees the futures that the pool keeps for reuse; when nobody else uses the pool. */
 void future_free_cached(pebble_pool *pool);

@@ -21,9 +21,10 @@ struct pebble_map {
     int64_t deadline_ns; /* threads: when that is over */
 
     /* The iteration. */
-    size_t next;   /* element that pebble_map_next() gives next */
-    size_t offset; /* of its outcome in its chunk's result */
-    bool failed;   /* the element before failed, as told by: */
+    size_t next;      /* element that pebble_map_next() gives next */
+    size_t offset;    /* in its chunk's result of the outcome */
+    size_t offset_of; /* of this element */
+    bool failed;      /* the element before failed, as told by: */
     pebble_failure failure;
     char *message; /* what failure.message points to, of an element in a chunk */
 
@@ -138,6 +139,8 @@ static pebble_error map_new(pebble_pool *pool, const pebble_map_options *options
     pebble_error error = check_options(pool, options, map, name);
     if (error != PEBBLE_OK)
         return error;
+    if (options->count == 0 && !pool->kind->active(pool))
+        return error_set(PEBBLE_ERR_NOT_ACTIVE, "%s: the pool takes no tasks", name);
     size_t chunk_size = options->chunk_size > 0 ? options->chunk_size : 1;
     size_t futures = options->count / chunk_size + (options->count % chunk_size != 0);
     pebble_map *made = os_alloc_zeroed(sizeof *made + futures * sizeof(pebble_future *));
@@ -214,19 +217,37 @@ static pebble_error note_element_failure(pebble_map *map, const chunk_outcome *o
     return note_failure(map, &failure, name);
 }
 
+/* Finds the outcome of the element at map->next: behind the one that was taken last, unless some
+ * were passed over since then. */
+static bool find_in_chunk(pebble_map *map, const void *result, size_t result_size,
+                          chunk_outcome *outcome, const void **bytes) {
+    size_t first = map->next - map->next % map->chunk_size;
+    if (map->offset_of != map->next || map->next == first) {
+        map->offset_of = first;
+        map->offset = 0;
+    }
+    bool found = true;
+    while (found && map->offset_of <= map->next) {
+        found = chunk_next(result, result_size, &map->offset, outcome, bytes);
+        map->offset_of++;
+    }
+    if (!found) { /* nor is there anything behind it */
+        map->offset_of = map->next + 1;
+        map->offset = result_size;
+    }
+    return found;
+}
+
 /* The element at map->next of a chunk that has a result. */
 static pebble_error take_from_chunk(pebble_map *map, pebble_future *future,
                                     const void **data, size_t *size, const char *name) {
     const void *result = future->result != NULL ? future->result : future->inline_result;
     chunk_outcome outcome;
     const void *bytes;
-    if (map->next % map->chunk_size == 0)
-        map->offset = 0;
-    if (!chunk_next(result, future->result_size, &map->offset, &outcome, &bytes)) {
+    if (!find_in_chunk(map, result, future->result_size, &outcome, &bytes)) {
         pebble_failure damaged = {.kind = PEBBLE_ERR_TASK_FAILED,
                                   .message = "the worker's result is damaged",
                                   .pid = future->pid};
-        map->offset = future->result_size;
         return note_failure(map, &damaged, name);
     }
     if (outcome.failed)
@@ -297,7 +318,7 @@ pebble_error pebble_map_wait(pebble_map *map, int64_t timeout_ns) {
         error = error_set(PEBBLE_ERR_INVALID, "pebble_map_wait: timeout_ns is negative");
     if (error != PEBBLE_OK)
         return error;
-    return pebble_future_wait_all(map->futures, map->future_count, timeout_ns);
+    return future_wait_all(map->futures, map->future_count, timeout_ns, "pebble_map_wait");
 }
 
 bool pebble_map_done(pebble_map *map) {

@@ -16,7 +16,8 @@
 /* What a kind of pool does; each is called without locks. */
 typedef struct pool_kind {
     bool threads; /* nothing can stop a running task */
-    pebble_error (*schedule)(pebble_pool *pool, pebble_future *future);
+    /* name is the public function's, for messages. */
+    pebble_error (*schedule)(pebble_pool *pool, pebble_future *future, const char *name);
     /* Waits until the future has ended: PEBBLE_OK or PEBBLE_ERR_TIMEOUT. May do the work of
      * collecting results itself. */
     pebble_error (*wait)(pebble_pool *pool, pebble_future *future, int64_t deadline_ns);

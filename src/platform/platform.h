@@ -169,8 +169,12 @@ int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *f
 
 /* ---- Threads ---- */
 
-/* Starts a thread with every signal blocked. EAGAIN if there can be no more. */
+/* Starts a thread of the engine: every signal is blocked in it, but those of faults. EAGAIN if there
+ * can be no more. */
 int os_thread_start(void (*function)(void *), void *context, const char *name);
+
+/* The same for a thread that runs functions of the user: it has the caller's signal mask. */
+int os_thread_start_for_user(void (*function)(void *), void *context, const char *name);
 
 /* Names the calling thread; in the main thread: the process, as ps and top show it. */
 void os_thread_set_name(const char *name);

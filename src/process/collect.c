@@ -266,8 +266,10 @@ static bool worth_spinning(const process_worker *worker) {
 }
 
 /* Spins until there is something to collect or the future has ended, for a while. */
-static bool spin_for(process_worker *worker, pebble_future *future) {
+static bool spin_for(process_worker *worker, pebble_future *future, int64_t deadline_ns) {
     int64_t until_ns = os_now_ns() + SPIN_NS;
+    if (deadline_ns < until_ns)
+        until_ns = deadline_ns;
     do {
         for (int i = 0; i < SPIN_ROUNDS; i++) {
             if (receiver_has_data(&worker->receiver) || future_ended(future) ||
@@ -307,7 +309,7 @@ static int lead_once(process_worker *worker, pebble_future *future, uint64_t seq
     if (future_ended(future))
         return 0;
     collect_others(worker->pool);
-    if (worth_spinning(worker) && spin_for(worker, future))
+    if (worth_spinning(worker) && spin_for(worker, future, deadline_ns))
         return 0;
     uint32_t rings = atomic_load(&worker->up->ring_count);
     atomic_store(&worker->down->futex_at, sequence);

@@ -3,7 +3,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,19 +23,33 @@ typedef struct registration {
     char name[];
 } registration;
 
-static pthread_mutex_t registered_lock = PTHREAD_MUTEX_INITIALIZER;
-static registration *registered;
+/* Grows at its beginning by compare-and-swap and never shrinks. Not with a lock: a fork might leave
+ * that held in a zygote or worker. */
+static _Atomic(registration *) registered;
+
+static const registration *find_in(const registration *each, const char *name,
+                                   pebble_function function) {
+    while (each != NULL &&
+           (name != NULL ? strcmp(each->name, name) != 0 : each->function != function))
+        each = each->next;
+    return each;
+}
 
 static const registration *find_registered(const char *name, pebble_function function) {
-    const registration *found = NULL;
-    pthread_mutex_lock(&registered_lock);
-    for (const registration *each = registered; each != NULL && found == NULL;
-         each = each->next) {
-        if (name != NULL ? strcmp(each->name, name) == 0 : each->function == function)
-            found = each;
-    }
-    pthread_mutex_unlock(&registered_lock);
-    return found;
+    return find_in(atomic_load_explicit(&registered, memory_order_acquire), name,
+                   function);
+}
+
+/* Adds it, unless there is one with its name: then returns that. */
+static const registration *add_registration(registration *made) {
+    made->next = atomic_load_explicit(&registered, memory_order_acquire);
+    do {
+        const registration *known = find_in(made->next, made->name, NULL);
+        if (known != NULL)
+            return known;
+    } while (!atomic_compare_exchange_weak_explicit(
+        &registered, &made->next, made, memory_order_acq_rel, memory_order_acquire));
+    return made;
 }
 
 pebble_error pebble_register_function(const char *name, pebble_function function) {
@@ -45,22 +59,18 @@ pebble_error pebble_register_function(const char *name, pebble_function function
                          self, REGISTERED_MAX);
     if (function == NULL)
         return error_set(PEBBLE_ERR_INVALID, "%s: function is NULL", self);
-    const registration *known = find_registered(name, NULL);
-    if (known != NULL)
-        return known->function == function
-                   ? PEBBLE_OK
-                   : error_set(PEBBLE_ERR_INVALID, "%s: name '%s' is another function's",
-                               self, name);
     registration *made = os_alloc(sizeof *made + strlen(name) + 1);
     if (made == NULL)
         return error_set_system(ENOMEM, self);
     made->function = function;
     strcpy(made->name, name);
-    pthread_mutex_lock(&registered_lock);
-    made->next = registered;
-    registered = made;
-    pthread_mutex_unlock(&registered_lock);
-    return PEBBLE_OK;
+    const registration *known = add_registration(made);
+    if (known != made)
+        os_free(made);
+    return known->function == function
+               ? PEBBLE_OK
+               : error_set(PEBBLE_ERR_INVALID, "%s: name '%s' is another function's",
+                           self, name);
 }
 
 /* ---- Modules ---- */

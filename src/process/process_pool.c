@@ -84,7 +84,7 @@ void pool_attend_soon(process_pool *pool) {
 /* ---- Scheduling ---- */
 
 /* The first task brings the zygote about, in the thread that schedules it. */
-static pebble_error start_zygote_once(process_pool *pool) {
+static pebble_error start_zygote_once(process_pool *pool, const char *name) {
     bool mine = false;
     pthread_mutex_lock(&pool->base.lock);
     if (pool->zygote_state == ZYGOTE_NONE && !atomic_load(&pool->base.closed)) {
@@ -93,37 +93,36 @@ static pebble_error start_zygote_once(process_pool *pool) {
     }
     pthread_mutex_unlock(&pool->base.lock);
     int error = mine ? zygote_start(pool) : 0;
-    return error == 0 ? PEBBLE_OK
-                      : error_set_system(error, "pebble_schedule: starting the zygote");
+    return error == 0 ? PEBBLE_OK : error_set_system(error, name);
 }
 
-static pebble_error refuse(const process_pool *pool) {
+static pebble_error refuse(const process_pool *pool, const char *name) {
     if (pool->broken)
-        return error_set(PEBBLE_ERR_BROKEN, "pebble_schedule: the pool is broken: %s",
+        return error_set(PEBBLE_ERR_BROKEN, "%s: the pool is broken: %s", name,
                          pool->broken_reason);
-    return error_set(PEBBLE_ERR_NOT_ACTIVE,
-                     "pebble_schedule: the pool is closed or stopped");
+    return error_set(PEBBLE_ERR_NOT_ACTIVE, "%s: the pool is closed or stopped", name);
 }
 
-static pebble_error schedule(pebble_pool *base, pebble_future *future) {
+static pebble_error schedule(pebble_pool *base, pebble_future *future, const char *name) {
     process_pool *pool = process_pool_of(base);
     /* Here and not in worker_send(), which only finds it again: the first meeting takes the
      * loader's lock. */
     int unknown = function_table_meet(&pool->functions, future->function);
     if (unknown == ENOENT)
         return error_set(PEBBLE_ERR_INVALID,
-                         "pebble_schedule: function is in no module and not "
-                         "registered, workers would not find it");
+                         "%s: function is in no module and not registered, "
+                         "workers would not find it",
+                         name);
     if (unknown != 0)
-        return error_set_system(unknown, "pebble_schedule");
+        return error_set_system(unknown, name);
     if (atomic_load_explicit(&pool->zygote_state, memory_order_relaxed) == ZYGOTE_NONE) {
-        pebble_error error = start_zygote_once(pool);
+        pebble_error error = start_zygote_once(pool, name);
         if (error != PEBBLE_OK)
             return error;
     }
     pthread_mutex_lock(&base->lock);
     if (atomic_load(&base->closed) || pool->broken) {
-        pebble_error error = refuse(pool);
+        pebble_error error = refuse(pool, name);
         pthread_mutex_unlock(&base->lock);
         return error;
     }

@@ -142,13 +142,27 @@ static void queue_changed_locked(pebble_queue *queue, pthread_cond_t *condition)
 
 /* ---- Put and get ---- */
 
+/* The thread is cancelled while it sleeps, with the mutex held again: a signal that was for it goes
+ * to another. */
+static void leave_cancelled(void *argument) {
+    pebble_queue *queue = argument;
+    pthread_cond_signal(&queue->not_empty);
+    pthread_cond_signal(&queue->not_full);
+    unlock(queue);
+}
+
 static int sleep_locked(pebble_queue *queue, pthread_cond_t *condition,
                         int64_t deadline_ns) {
     struct timespec deadline = {.tv_sec = (time_t)(deadline_ns / NS_PER_S),
                                 .tv_nsec = (long)(deadline_ns % NS_PER_S)};
+    int error;
+    pthread_cleanup_push(leave_cancelled, queue);
     if (deadline_ns == OS_NO_DEADLINE)
-        return pthread_cond_wait(condition, &queue->items.mutex);
-    return pthread_cond_timedwait(condition, &queue->items.mutex, &deadline);
+        error = pthread_cond_wait(condition, &queue->items.mutex);
+    else
+        error = pthread_cond_timedwait(condition, &queue->items.mutex, &deadline);
+    pthread_cleanup_pop(0);
+    return error;
 }
 
 /* Sleeps until the predicate holds; it is looked at after the deadline too, so that a

@@ -188,6 +188,12 @@ static pebble_error check_signals(const int *signals, size_t count) {
     return PEBBLE_OK;
 }
 
+/* When the library is loaded: a fork that begins before its handlers are known, and goes on while a
+ * thread registers, would leave the mutex held in the child. */
+__attribute__((constructor)) static void watch_forks(void) {
+    watching_forks = pthread_atfork(before_fork, in_parent, in_child) == 0;
+}
+
 /* Makes sure that there is a dispatcher. Returns 0 or an errno value. */
 static int prepare_locked(void) {
     int error = watching_forks ? 0 : pthread_atfork(before_fork, in_parent, in_child);

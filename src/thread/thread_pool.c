@@ -21,6 +21,9 @@
  * Closing beside scheduling: the flag is set before the last look at incoming, and looked at again
  * after pushing; who finds it set then takes the task out again, unless a thread has it already.
  *
+ * A user's function may end its thread (pthread_exit, cancellation): its task fails, and the thread
+ * is replaced as one that has done its max_tasks.
+ *
  * The pool is gone when it is closed, nothing is queued, no thread is left and nobody is just
  * ending a future (ending).
  */
@@ -29,9 +32,12 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/error.h"
+#include "core/fork.h"
 #include "core/task.h"
 
 enum {
@@ -39,6 +45,8 @@ enum {
     SPIN_NS = 20 * 1000,
     SPIN_ROUNDS = 32,
     FAILED_STARTS_MAX = 3,
+    BUFFER_SPARE = 64, /* so much of a result's memory may be unused */
+    BUFFER_KEPT = 64 * 1024,
 };
 
 typedef struct thread_pool thread_pool;
@@ -47,9 +55,9 @@ typedef struct thread_worker {
     thread_pool *pool;
     struct thread_worker *next;
     unsigned number;
-    _Atomic uint64_t tasks_done; /* written by its thread */
-    _Atomic bool running;
-    bool initialized;
+    _Atomic uint64_t tasks_done; /* written by its thread, as all that follows */
+    _Atomic(pebble_future *) running;
+    bool initializing, initialized;
     pebble_task task;
 } thread_worker;
 
@@ -187,16 +195,36 @@ static pebble_future *take_from_window(thread_pool *pool) {
 
 /* ---- Running ---- */
 
+/* The future keeps the buffer, without what it was made too large. */
 static void take_result(pebble_task *task, pebble_future *future) {
     result_bytes result = {.size = task->size};
     if (task->size <= sizeof result.small) {
         if (task->size > 0)
             memcpy(result.small, task->buffer, task->size);
     } else {
-        result.data = task->buffer;
+        void *fitted = NULL;
+        if (task->capacity - task->size > BUFFER_SPARE)
+            fitted = os_realloc(task->buffer, task->size);
+        result.data = fitted != NULL ? fitted : task->buffer;
         task_init_growing(task);
     }
     future_set_result(future, &result);
+}
+
+/* In a child that the user's function forked, and from which it has returned, the pool's thread is
+ * the only one and the pool is the parent's. */
+static void leave_if_forked(const thread_pool *pool) {
+    if (pool->base.fork_epoch != fork_epoch)
+        _exit(EXIT_SUCCESS);
+}
+
+static void end_running(thread_worker *worker, pebble_future *future) {
+    atomic_store_explicit(
+        &worker->tasks_done,
+        atomic_load_explicit(&worker->tasks_done, memory_order_relaxed) + 1,
+        memory_order_relaxed);
+    atomic_store_explicit(&worker->running, NULL, memory_order_relaxed);
+    future_end(future, FUTURE_FINISHED);
 }
 
 static void run_task(thread_worker *worker, pebble_future *future) {
@@ -206,10 +234,11 @@ static void run_task(thread_worker *worker, pebble_future *future) {
         pebble_future_unref(future);
         return;
     }
-    atomic_store_explicit(&worker->running, true, memory_order_relaxed);
+    atomic_store_explicit(&worker->running, future, memory_order_relaxed);
     task_reset(task);
     task_run(task, (task_kind)future->kind, future->function, future->input,
              future->input_size);
+    leave_if_forked(worker->pool);
     if (task->failed)
         future_set_failure(future,
                            &(pebble_failure){.kind = PEBBLE_ERR_TASK_FAILED,
@@ -218,12 +247,11 @@ static void run_task(thread_worker *worker, pebble_future *future) {
                            NULL);
     else
         take_result(task, future);
-    atomic_store_explicit(
-        &worker->tasks_done,
-        atomic_load_explicit(&worker->tasks_done, memory_order_relaxed) + 1,
-        memory_order_relaxed);
-    atomic_store_explicit(&worker->running, false, memory_order_relaxed);
-    future_end(future, FUTURE_FINISHED);
+    if (task->capacity > BUFFER_KEPT) { /* it failed after it had written much */
+        task_fini_growing(task);
+        task_init_growing(task);
+    }
+    end_running(worker, future);
 }
 
 /* ---- Breaking ---- */
@@ -293,24 +321,30 @@ static void break_and_unlock(thread_pool *pool, int code, const char *reason) {
 
 /* ---- Threads ---- */
 
-static bool initialize(thread_worker *worker) {
+/* reason: NULL if it went well. */
+static void initializer_ended(thread_worker *worker, int code, const char *reason) {
     thread_pool *pool = worker->pool;
-    const pool_settings *settings = &pool->base.settings;
-    int code = settings->initializer == NULL
-                   ? 0
-                   : settings->initializer(settings->initializer_input,
-                                           settings->initializer_input_size);
-    char reason[128];
     pthread_mutex_lock(&pool->base.lock);
-    worker->initialized = code == 0;
-    pool->failed_starts = code == 0 ? 0 : pool->failed_starts + 1;
-    if (pool->failed_starts < FAILED_STARTS_MAX || atomic_load(&pool->broken)) {
+    worker->initializing = false;
+    worker->initialized = reason == NULL;
+    pool->failed_starts = reason == NULL ? 0 : pool->failed_starts + 1;
+    if (pool->failed_starts >= FAILED_STARTS_MAX && !atomic_load(&pool->broken))
+        break_and_unlock(pool, code, reason);
+    else
         pthread_mutex_unlock(&pool->base.lock);
-        return code == 0;
-    }
+}
+
+static void initialize(thread_worker *worker) {
+    const pool_settings *settings = &worker->pool->base.settings;
+    char reason[128];
+    int code = 0;
+    worker->initializing = true;
+    if (settings->initializer != NULL)
+        code = settings->initializer(settings->initializer_input,
+                                     settings->initializer_input_size);
+    leave_if_forked(worker->pool);
     snprintf(reason, sizeof reason, "the initializer failed: it returned %d", code);
-    break_and_unlock(pool, code, reason);
-    return false;
+    initializer_ended(worker, code, code == 0 ? NULL : reason);
 }
 
 /* Looks for work a little before it sleeps; the only one that does. Without the lock. */
@@ -366,8 +400,6 @@ static bool is_to_end(const thread_worker *worker) {
            (atomic_load(&pool->base.closed) && !has_work_left(pool)) ||
            (max_tasks != 0 && worker->tasks_done >= max_tasks);
 }
-
-static int start_thread_locked(thread_pool *pool);
 
 static int start_thread_locked(thread_pool *pool);
 
@@ -432,19 +464,30 @@ static void remove_worker(thread_worker *worker) {
     *link = worker->next;
 }
 
-static void thread_main(void *context) {
+/* The user's function has ended the thread: pthread_exit(), or a cancellation. */
+static void end_what_ran(thread_worker *worker) {
+    static const pebble_failure left = {.kind = PEBBLE_ERR_TASK_FAILED,
+                                        .message = "the task ended its thread"};
+    pebble_future *future = atomic_load_explicit(&worker->running, memory_order_relaxed);
+    if (worker->initializing)
+        initializer_ended(worker, 0, "the initializer failed: it ended its thread");
+    if (future == NULL)
+        return;
+    future_set_failure(future, &left, NULL);
+    end_running(worker, future);
+}
+
+/* However the thread is left. */
+static void thread_ended(void *context) {
     thread_worker *worker = context;
     thread_pool *pool = worker->pool;
-    pebble_future *future;
-    pool_here = pool;
-    task_init_growing(&worker->task);
-    if (initialize(worker)) {
-        while ((future = next_task(worker)) != NULL)
-            run_task(worker, future);
-    }
+    if (pool->base.fork_epoch != fork_epoch)
+        return;
+    end_what_ran(worker);
     pthread_mutex_lock(&pool->base.lock);
     remove_worker(worker);
     atomic_fetch_sub(&pool->threads, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
     pool->ended += worker->tasks_done;
     /* Replaced after its max_tasks or a failed start: if there are others it can wait. */
     if (has_work_left(pool) && !atomic_load(&pool->broken)) {
@@ -461,6 +504,18 @@ static void thread_main(void *context) {
     pool_unref(&pool->base);
 }
 
+static void thread_main(void *context) {
+    thread_worker *worker = context;
+    pebble_future *future;
+    pool_here = worker->pool;
+    task_init_growing(&worker->task);
+    pthread_cleanup_push(thread_ended, worker);
+    initialize(worker);
+    while ((future = next_task(worker)) != NULL)
+        run_task(worker, future);
+    pthread_cleanup_pop(1);
+}
+
 static int start_thread_locked(thread_pool *pool) {
     char name[32];
     thread_worker *worker = os_alloc(sizeof *worker);
@@ -474,7 +529,7 @@ static int start_thread_locked(thread_pool *pool) {
     pool->workers = worker;
     atomic_fetch_add(&pool->threads, 1);
     pool_ref(&pool->base);
-    int error = os_thread_start(thread_main, worker, name);
+    int error = os_thread_start_for_user(thread_main, worker, name);
     if (error != 0) {
         remove_worker(worker);
         atomic_fetch_sub(&pool->threads, 1);
@@ -486,12 +541,11 @@ static int start_thread_locked(thread_pool *pool) {
 
 /* ---- The face ---- */
 
-static pebble_error refuse(const thread_pool *pool) {
+static pebble_error refuse(const thread_pool *pool, const char *name) {
     if (atomic_load(&pool->broken))
-        return error_set(PEBBLE_ERR_BROKEN, "pebble_schedule: the pool is broken: %s",
+        return error_set(PEBBLE_ERR_BROKEN, "%s: the pool is broken: %s", name,
                          pool->broken_reason);
-    return error_set(PEBBLE_ERR_NOT_ACTIVE,
-                     "pebble_schedule: the pool is closed or stopped");
+    return error_set(PEBBLE_ERR_NOT_ACTIVE, "%s: the pool is closed or stopped", name);
 }
 
 static bool takes_tasks(const thread_pool *pool) {
@@ -527,30 +581,31 @@ static bool retract(thread_pool *pool, pebble_future *future) {
 }
 
 /* What scheduling rarely needs: a thread to start or to wake, or the task out again. */
-static pebble_error schedule_slowly(thread_pool *pool, pebble_future *future) {
+static pebble_error schedule_slowly(thread_pool *pool, pebble_future *future,
+                                    const char *name) {
     bool ring = false, refused = false;
     int error = 0;
     pthread_mutex_lock(&pool->base.lock);
-    if (atomic_load(&pool->sleepers) > 0)
+    if (!takes_tasks(pool))
+        refused = retract(pool, future);
+    else if (atomic_load(&pool->sleepers) > 0)
         ring = wants_wake(pool);
     else if (atomic_load(&pool->threads) < pool->base.settings.max_workers)
         error = start_thread_locked(pool);
-    if (!takes_tasks(pool) || (error != 0 && atomic_load(&pool->threads) == 0))
+    if (error != 0 && atomic_load(&pool->threads) == 0)
         refused = retract(pool, future);
     unlock_and_finish_if_over(pool);
     if (ring)
         os_futex_wake(&pool->wakes, 1);
     if (!refused)
         return PEBBLE_OK;
-    return takes_tasks(pool)
-               ? error_set_system(error, "pebble_schedule: starting a thread")
-               : refuse(pool);
+    return error != 0 ? error_set_system(error, name) : refuse(pool, name);
 }
 
-static pebble_error schedule(pebble_pool *base, pebble_future *future) {
+static pebble_error schedule(pebble_pool *base, pebble_future *future, const char *name) {
     thread_pool *pool = pool_of(base);
     if (!takes_tasks(pool))
-        return refuse(pool);
+        return refuse(pool, name);
     push_incoming(pool, future);
     atomic_thread_fence(
         memory_order_seq_cst); /* pairs with those in spin() and sleep_idle() */
@@ -559,7 +614,8 @@ static pebble_error schedule(pebble_pool *base, pebble_future *future) {
     bool wants_any =
         atomic_load_explicit(&pool->spinning, memory_order_relaxed) == 0 &&
         (wants_thread || atomic_load_explicit(&pool->sleepers, memory_order_relaxed) > 0);
-    return wants_any || !takes_tasks(pool) ? schedule_slowly(pool, future) : PEBBLE_OK;
+    return wants_any || !takes_tasks(pool) ? schedule_slowly(pool, future, name)
+                                           : PEBBLE_OK;
 }
 
 static pebble_error wait_for(pebble_pool *base, pebble_future *future,
@@ -567,6 +623,8 @@ static pebble_error wait_for(pebble_pool *base, pebble_future *future,
     (void)base;
     if (os_spinning_helps()) {
         int64_t until_ns = os_now_ns() + SPIN_NS;
+        if (deadline_ns < until_ns)
+            until_ns = deadline_ns;
         do {
             for (int i = 0; i < SPIN_ROUNDS && !future_ended(future); i++)
                 os_spin_pause();
@@ -650,7 +708,7 @@ static void fill_info(pebble_pool *base, pebble_pool_info *info) {
     info->in_flight = 0;
     info->ended = pool->ended;
     for (thread_worker *worker = pool->workers; worker != NULL; worker = worker->next) {
-        info->in_flight += atomic_load(&worker->running);
+        info->in_flight += atomic_load(&worker->running) != NULL;
         info->ended += atomic_load(&worker->tasks_done);
     }
     info->worker_deaths = 0;

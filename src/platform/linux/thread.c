@@ -1,5 +1,7 @@
-/* Threads of the engine: detached, with every signal blocked, so that the program's handlers run
- * in the program's own threads. */
+/* Threads of the engine, detached. Those of its own have every signal blocked, so that the program's
+ * handlers run in the program's own threads; those that run the user's functions have the signal mask
+ * of whoever started them, as with pthread_create(). Signals that a fault raises in the thread itself
+ * are never blocked: the kernel would end the program instead of calling its handler. */
 #include "platform/platform.h"
 
 #include <errno.h>
@@ -36,8 +38,7 @@ static int create_detached(thread_start *start) {
     return error;
 }
 
-int os_thread_start(void (*function)(void *), void *context, const char *name) {
-    sigset_t all, before;
+int os_thread_start_for_user(void (*function)(void *), void *context, const char *name) {
     if (os_fault_hits(OS_FAULT_THREAD))
         return EAGAIN;
     thread_start *start = os_alloc(sizeof *start);
@@ -46,12 +47,22 @@ int os_thread_start(void (*function)(void *), void *context, const char *name) {
     start->function = function;
     start->context = context;
     snprintf(start->name, sizeof start->name, "%s", name);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     int error = create_detached(start);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error != 0)
         os_free(start);
+    return error;
+}
+
+int os_thread_start(void (*function)(void *), void *context, const char *name) {
+    static const int faults[] = {SIGSEGV, SIGBUS,  SIGFPE, SIGILL,
+                                 SIGTRAP, SIGABRT, SIGSYS};
+    sigset_t mask, before;
+    sigfillset(&mask);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        sigdelset(&mask, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &mask, &before);
+    int error = os_thread_start_for_user(function, context, name);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error;
 }
 

@@ -1,0 +1,315 @@
+/* What users' functions may do to the threads that they run in: end them, fork in them, fault. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "support.h"
+
+typedef struct area {
+    counter ran, called, left;
+    _Atomic pid_t child;
+} area;
+
+static area *shared;
+
+static int setup(void **state) {
+    shared = shared_memory(sizeof *shared);
+    return support_setup(state);
+}
+
+static int end_thread(pebble_task *task, const void *input, size_t size) {
+    (void)input, (void)size;
+    char much[4096] = {0};
+    pebble_task_write(task, much, sizeof much);
+    pthread_exit(NULL);
+}
+
+static int cancel_thread(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    pthread_cancel(pthread_self());
+    return pause();
+}
+
+static int run(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    counter_add(&shared->ran, 1);
+    return 0;
+}
+
+static int pass_when_left(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    return counter_wait(&shared->left, 1) ? 0 : 1;
+}
+
+static void called(pebble_future *future, void *context) {
+    (void)future, (void)context;
+    counter_add(&shared->called, 1);
+}
+
+static pebble_pool *new_single_pool(void) {
+    return new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+}
+
+/* ---- A thread that its function ends ---- */
+
+static void expect_thread_ended(pebble_future *future) {
+    expect_error(pebble_future_wait(future, DEADLINE_NS), PEBBLE_OK, NULL);
+    expect_error(pebble_future_result(future, 0, NULL, NULL), PEBBLE_ERR_TASK_FAILED,
+                 "the task ended its thread");
+    pebble_future_unref(future);
+}
+
+static void check_task_ends_thread(pebble_function function) {
+    pebble_pool *pool = new_single_pool();
+    pebble_future *first = schedule(pool, function, NULL, 0, 0);
+    pebble_future *last = schedule(pool, run, NULL, 0, 0);
+    expect_ok(pebble_future_add_callback(first, called, NULL));
+    expect_thread_ended(first);
+    expect_end(last, PEBBLE_OK);
+    expect_thread_ended(schedule(pool, function, NULL, 0, 0));
+    close_join_free(pool);
+    assert_int_equal(counter_value(&shared->called), 1);
+}
+
+static void test_task_ends_thread(void **state) {
+    (void)state;
+    check_task_ends_thread(end_thread);
+}
+
+static void test_task_cancels_thread(void **state) {
+    (void)state;
+    check_task_ends_thread(cancel_thread);
+}
+
+static void test_stop_while_task_ends_thread(void **state) {
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    pebble_future *first = schedule(pool, end_thread, NULL, 0, 0);
+    pebble_future *last = schedule(pool, run, NULL, 0, 0);
+    stop_join_free(pool);
+    assert_true(pebble_future_done(first));
+    assert_true(pebble_future_done(last));
+    pebble_future_unref(first);
+    pebble_future_unref(last);
+}
+
+static void test_single_call_ends_thread(void **state) {
+    pebble_future *future;
+    (void)state;
+    expect_ok(pebble_concurrent_thread(end_thread, NULL, 0, NULL, &future));
+    expect_thread_ended(future);
+}
+
+static int end_initializer(const void *input, size_t size) {
+    (void)input, (void)size;
+    pthread_exit(NULL);
+}
+
+static void test_initializer_ends_thread(void **state) {
+    (void)state;
+    pebble_pool *pool = new_thread_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 1, .initializer = end_initializer));
+    pebble_future *future = schedule(pool, run, NULL, 0, 0);
+    expect_error(pebble_future_result(future, DEADLINE_NS, NULL, NULL), PEBBLE_ERR_BROKEN,
+                 "it ended its thread");
+    pebble_future_unref(future);
+    close_join_free(pool);
+    assert_int_equal(counter_value(&shared->ran), 0);
+}
+
+static void end_callback_thread(pebble_future *future, void *context) {
+    called(future, context);
+    pthread_exit(NULL);
+}
+
+/* Those behind it are called all the same, of its own future too. */
+static void test_callback_ends_thread(void **state) {
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    pebble_future *first = schedule(pool, pass_when_left, NULL, 0, 0);
+    pebble_future *last = schedule(pool, run, NULL, 0, 0);
+    expect_ok(pebble_future_add_callback(first, called, NULL));
+    expect_ok(pebble_future_add_callback(first, end_callback_thread, NULL));
+    expect_ok(pebble_future_add_callback(first, called, NULL));
+    expect_ok(pebble_future_add_callback(last, end_callback_thread, NULL));
+    counter_add(&shared->left, 1);
+    expect_end(first, PEBBLE_OK);
+    expect_end(last, PEBBLE_OK);
+    counter_expect(&shared->called, 4);
+    close_join_free(pool);
+    assert_int_equal(counter_value(&shared->called), 4);
+}
+
+/* ---- A child that returns from the function that forked it ---- */
+
+static void fork_here(void) {
+    pid_t child = fork();
+    if (child > 0)
+        atomic_store(&shared->child, child);
+}
+
+static int fork_and_return(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    fork_here();
+    return 0;
+}
+
+static void fork_in_callback(pebble_future *future, void *context) {
+    fork_here();
+    called(future, context);
+}
+
+static int fork_in_initializer(const void *input, size_t size) {
+    (void)input, (void)size;
+    fork_here();
+    return 0;
+}
+
+static void expect_child_left(void) {
+    int status = -1;
+    pid_t child = atomic_load(&shared->child);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
+static void test_task_forks(void **state) {
+    pebble_future *futures[3];
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    expect_end(schedule(pool, fork_and_return, NULL, 0, 0), PEBBLE_OK);
+    for (int i = 0; i < 3; i++)
+        futures[i] = schedule(pool, run, NULL, 0, 0);
+    expect_child_left();
+    for (int i = 0; i < 3; i++)
+        expect_end(futures[i], PEBBLE_OK);
+    close_join_free(pool);
+    assert_int_equal(counter_value(&shared->ran), 3);
+}
+
+static void test_initializer_forks(void **state) {
+    (void)state;
+    pebble_pool *pool = new_thread_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 1, .initializer = fork_in_initializer));
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    expect_child_left();
+    close_join_free(pool);
+    assert_int_equal(counter_value(&shared->ran), 1);
+}
+
+/* The child calls the one that it is in to its end, and none after it. */
+static void test_callback_forks(void **state) {
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    pebble_future *future = schedule(pool, pass_when_left, NULL, 0, 0);
+    expect_ok(pebble_future_add_callback(future, fork_in_callback, NULL));
+    expect_ok(pebble_future_add_callback(future, called, NULL));
+    counter_add(&shared->left, 1);
+    expect_end(future, PEBBLE_OK);
+    close_join_free(pool);
+    expect_child_left();
+    assert_int_equal(counter_value(&shared->called), 3);
+}
+
+/* ---- Signals ---- */
+
+static sigset_t seen_by_callback;
+
+static int tell_mask(pebble_task *task, const void *input, size_t size) {
+    sigset_t mask;
+    (void)input, (void)size;
+    pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    return (int)pebble_task_write(task, &mask, sizeof mask);
+}
+
+static void note_mask(pebble_future *future, void *context) {
+    pthread_sigmask(SIG_SETMASK, NULL, &seen_by_callback);
+    called(future, context);
+}
+
+static void expect_mask(const sigset_t *mask, const sigset_t *expected) {
+    for (int signal = 1; signal < SIGRTMIN; signal++)
+        assert_int_equal(sigismember(mask, signal), sigismember(expected, signal));
+}
+
+static void test_mask_is_that_of_the_starter(void **state) {
+    sigset_t blocked, before, mask;
+    (void)state;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGTERM);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    pebble_pool *pool = new_single_pool();
+    pebble_future *future = schedule(pool, pass_when_left, NULL, 0, 0);
+    expect_ok(pebble_future_add_callback(future, note_mask, NULL));
+    counter_add(&shared->left, 1);
+    expect_end(future, PEBBLE_OK);
+    future = schedule(pool, tell_mask, NULL, 0, 0);
+    expect_ok(pebble_future_copy_result(future, DEADLINE_NS, &mask, sizeof mask));
+    pebble_future_unref(future);
+    counter_expect(&shared->called, 1);
+    close_join_free(pool);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    expect_mask(&mask, &blocked);
+    expect_mask(&seen_by_callback, &blocked);
+}
+
+static void on_fault(int signal) {
+    _exit(signal == SIGSEGV ? 42 : 43);
+}
+
+static int fault(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    raise(SIGSEGV);
+    return 0;
+}
+
+static void fault_in_callback(pebble_future *future, void *context) {
+    (void)future, (void)context;
+    raise(SIGSEGV);
+}
+
+static int fault_in_task_program(void *context) {
+    (void)context;
+    signal(SIGSEGV, on_fault);
+    expect_end(schedule(new_single_pool(), fault, NULL, 0, 0), PEBBLE_OK);
+    return 0;
+}
+
+static int fault_in_callback_program(void *context) {
+    (void)context;
+    signal(SIGSEGV, on_fault);
+    pebble_pool *pool = new_single_pool();
+    pebble_future *future = schedule(pool, pass_when_left, NULL, 0, 0);
+    expect_ok(pebble_future_add_callback(future, fault_in_callback, NULL));
+    counter_add(&shared->left, 1);
+    close_join_free(pool);
+    return 0;
+}
+
+/* The program's own handler of faults is called, as in any of its threads. */
+static void test_fault_handler(void **state) {
+    (void)state;
+    assert_int_equal(program_wait(program_start(fault_in_task_program, NULL)), 42);
+    assert_int_equal(program_wait(program_start(fault_in_callback_program, NULL)), 42);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(task_ends_thread),
+        TEST(task_cancels_thread),
+        TEST(stop_while_task_ends_thread),
+        TEST(single_call_ends_thread),
+        TEST(initializer_ends_thread),
+        TEST(callback_ends_thread),
+        TEST(task_forks),
+        TEST(initializer_forks),
+        TEST(callback_forks),
+        TEST(mask_is_that_of_the_starter),
+        TEST(fault_handler),
+    };
+    return cmocka_run_group_tests_name("user_threads", tests, NULL, NULL);
+}
