@@ -33,7 +33,7 @@
  * sighandler, waiting for threads and for queues; last what embedders of language runtimes need.
  *
  * What holds for every function unless its comment says otherwise:
- *   - It may be called from any thread. It blocks only if it takes a timeout.
+ *   - It may be called from any thread. It blocks only if it waits for something with a timeout.
  *   - It returns a pebble_error. Unless that is PEBBLE_OK, its out-parameters are untouched and
  *     pebble_error_message() tells more, naming the argument if one was wrong.
  *   - Pointers to objects must be valid; a NULL one gives PEBBLE_ERR_INVALID. The functions that
@@ -135,8 +135,9 @@ typedef struct pebble_map pebble_map;       /* the results of a map, in order */
 
 /* A task's function: bytes in, bytes out.
  *   task    for pebble_task_write() and pebble_task_fail(); valid until the function returns
- *   input   the bytes given to pebble_schedule(), aligned to 16 bytes, read-only (in a process
- *           pool, writing there crashes the task); valid until the function returns
+ *   input   the bytes given to pebble_schedule(), aligned to 16 bytes (in a thread pool, an input
+ *           with release_input is passed as it is), read-only (in a process pool, writing there
+ *           crashes the task); valid until the function returns
  * Returns 0 for success; any other value is the code of the error that its future ends with. */
 typedef int (*pebble_function)(pebble_task *task, const void *input, size_t input_size);
 
@@ -224,7 +225,10 @@ PEBBLE_API pebble_error pebble_process_pool_new(const pebble_pool_options *optio
 
 /* Makes a pool of threads, used exactly as a pool of processes, but that nothing can stop a
  * running task: a task's timeout is PEBBLE_ERR_INVALID, a running task cannot be cancelled, and
- * stop lets the running tasks finish. Errors as pebble_process_pool_new(). */
+ * stop lets the running tasks finish. Its threads, and the one that runs done-callbacks, have the
+ * signal mask of the thread that brought them about. A task may end its thread (pthread_exit): it
+ * fails, and the thread is replaced. In a child that it forks, a task must not return: if it does,
+ * the child exits. Errors as pebble_process_pool_new(). */
 PEBBLE_API pebble_error pebble_thread_pool_new(const pebble_pool_options *options,
                                                pebble_pool **pool);
 
@@ -234,6 +238,8 @@ PEBBLE_API pebble_error pebble_thread_pool_new(const pebble_pool_options *option
  *               queue; then its process and all that it started are ended, and its future ends
  *               with PEBBLE_ERR_TASK_TIMEOUT. 0 for no limit.
  *   future      out: release with pebble_future_unref(). NULL if nobody cares how the task ends.
+ * The first task of a process pool starts its processes, in the calling thread: a fork of the
+ * program, which takes the longer the more memory that has (0.25 ms, or 33 ms with 1 GiB).
  * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NOT_ACTIVE after close or stop, PEBBLE_ERR_BROKEN,
  * PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_schedule(pebble_pool *pool, pebble_function function,
@@ -274,7 +280,8 @@ PEBBLE_API pebble_error pebble_pool_close(pebble_pool *pool);
 
 /* Stops the pool abruptly. Process pool: every queued and running task ends as cancelled, the
  * running ones when their processes are gone. Thread pool: the running tasks are performed, the
- * queued ones cancelled. Does not wait; harmless if repeated. */
+ * queued ones cancelled. Does not wait; harmless if repeated. Errors: PEBBLE_ERR_INVALID,
+ * PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_pool_stop(pebble_pool *pool);
 
 /* Waits until every worker of a closed or stopped pool has gone, every future has ended and every
@@ -301,12 +308,14 @@ typedef struct pebble_pool_info {
 #define PEBBLE_POOL_INFO_INIT                                                            \
     { sizeof(pebble_pool_info), 0, 0, 0, 0, 0, 0 }
 
-/* Fills info. A snapshot: it may be old when it is read. */
+/* Fills info. A snapshot: it may be old when it is read. Errors: PEBBLE_ERR_INVALID,
+ * PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_pool_get_info(pebble_pool *pool, pebble_pool_info *info);
 
 /* The process ids of the workers that serve tasks now (none for a thread pool).
  *   pids      out: filled up to capacity; may be NULL if capacity is 0
- *   count     out: how many there are, which may be more than capacity */
+ *   count     out: how many there are, which may be more than capacity
+ * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_pool_get_pids(pebble_pool *pool, pid_t *pids,
                                              size_t capacity, size_t *count);
 
@@ -333,7 +342,7 @@ typedef struct pebble_failure {
         backtrace; /* TASK_EXPIRED by a crash: "#0 function+0x1f (module)" lines, or NULL */
 } pebble_failure;
 
-/* The state now. After a fork, in the child: PEBBLE_CANCELLED. */
+/* The state now. Of NULL, and in the child after a fork: PEBBLE_CANCELLED. */
 PEBBLE_API pebble_state pebble_future_state(pebble_future *future);
 
 /* True if the future has ended, in whatever way. */
@@ -369,7 +378,7 @@ typedef void (*pebble_callback)(pebble_future *future, void *context);
  * another, in a thread of the library, in no lock, in the order of the futures' ends; at once and
  * in the calling thread if the future has ended already. A callback may call everything but
  * pebble_pool_join() on its own pool; it may unreference a future of its own, and future is valid
- * until it returns. Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM. */
+ * until it returns. If it ends its thread, another goes on with the rest. Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM. */
 PEBBLE_API pebble_error pebble_future_add_callback(pebble_future *future,
                                                    pebble_callback callback,
                                                    void *context);
@@ -382,11 +391,12 @@ PEBBLE_API void pebble_future_unref(pebble_future *future);
 
 /* Waits until at least one of the futures has ended.
  *   index  out, may be NULL: the first in the array that has
- * Errors: PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_INVALID also for count 0, PEBBLE_ERR_NO_MEMORY. */
+ * Errors: PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_INVALID also for count 0, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_future_wait_any(pebble_future *const *futures, size_t count,
                                                int64_t timeout_ns, size_t *index);
 
-/* Waits until all of the futures have ended. Errors: PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_INVALID. */
+/* Waits until all of the futures have ended. Errors: PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_INVALID,
+ * PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_future_wait_all(pebble_future *const *futures,
                                                size_t count, int64_t timeout_ns);
 
@@ -401,7 +411,8 @@ PEBBLE_API pebble_error pebble_task_write(pebble_task *task, const void *data,
 /* Makes the task end with an error: its future fails with this code and message, and what was
  * written is dropped. Returns code (1 if code is 0), so that a task can end with
  * `return pebble_task_fail(task, 7, "no such file: %s", name);`. The last call counts. The message
- * is cut after 1023 bytes. */
+ * is cut after 1023 bytes. If task or format is NULL the task does not fail by this call, but the
+ * value returned, given back by its function, makes it. */
 PEBBLE_API int pebble_task_fail(pebble_task *task, int code, const char *format, ...)
     PEBBLE_PRINTF(3, 4);
 
@@ -441,7 +452,8 @@ typedef struct pebble_map_options {
  *   items, item_size, count  the array, copied
  *   chunk_size, timeout_ns   see pebble_map_options
  *   map                      out: release with pebble_map_unref()
- * Errors as pebble_schedule(). */
+ * Errors as pebble_schedule(); if one comes half way, what was scheduled is cancelled, but some
+ * elements may have run. */
 PEBBLE_API pebble_error pebble_pool_map(pebble_pool *pool, pebble_function function,
                                         const void *items, size_t item_size, size_t count,
                                         size_t chunk_size, int64_t timeout_ns,
@@ -455,8 +467,8 @@ PEBBLE_API pebble_error pebble_pool_map_with(pebble_pool *pool,
 /* Waits for the next element's result, in the order of the inputs. For one thread at a time.
  *   data, size  out, each may be NULL: the result, valid until the next call on this map
  * Returns PEBBLE_OK; PEBBLE_ERR_END after the last element; PEBBLE_ERR_TIMEOUT if this wait ended
- * first (call again); else how this element failed, see pebble_map_failure(): the iteration goes
- * on behind it. */
+ * first (call again); PEBBLE_ERR_INVALID, PEBBLE_ERR_FORKED; else how this element failed, see
+ * pebble_map_failure(): the iteration goes on behind it. */
 PEBBLE_API pebble_error pebble_map_next(pebble_map *map, int64_t timeout_ns,
                                         const void **data, size_t *size);
 
@@ -484,7 +496,7 @@ PEBBLE_API void pebble_map_unref(pebble_map *map);
 /* Options of a single call. Set struct_size, leave the rest zero for the defaults. */
 typedef struct pebble_concurrent_options {
     size_t struct_size; /* sizeof(pebble_concurrent_options) */
-    const char *name;   /* of the process or thread */
+    const char *name;   /* of the process or thread; cut as in pebble_pool_options */
 
     /* The rest is for processes only, as in pebble_pool_options and pebble_schedule(). */
     int64_t timeout_ns;
@@ -531,7 +543,8 @@ PEBBLE_API pebble_error pebble_register_function(const char *name,
 
 /* PEBBLE_TASK(result_type, name, (type, argument)...) { body } defines a task with up to eight
  * typed arguments and a typed result. The body sees its arguments, and `pebble_task *task` for
- * pebble_task_fail(). Types must be plain data: no pointers into the program's memory.
+ * pebble_task_fail(). Types must be plain data: no pointers into the program's memory, no alignment
+ * over 16 bytes.
  *
  *     PEBBLE_TASK(double, power, (double, base), (int, exponent)) {
  *         if (exponent < 0)
@@ -690,7 +703,7 @@ PEBBLE_API void pebble_thread_unref(pebble_thread *thread);
 /* Waits until one or more of the threads have ended, without joining them.
  *   ready        out: those that have, room for count
  *   ready_count  out: how many; on a timeout 0, which is no error
- * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY. */
+ * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_wait_for_threads(pebble_thread *const *threads,
                                                 size_t count, int64_t timeout_ns,
                                                 pebble_thread **ready,
@@ -698,7 +711,9 @@ PEBBLE_API pebble_error pebble_wait_for_threads(pebble_thread *const *threads,
 
 /* ==== Waiting for queues ================================================================= */
 
-/* A first-in first-out queue of pointers between threads. */
+/* A first-in first-out queue of pointers between threads. A thread that is cancelled while it waits
+ * for one leaves it usable. After a fork the child may use it only if no thread of the parent was in
+ * a call on it. */
 typedef struct pebble_queue pebble_queue;
 
 /* Makes a queue.
