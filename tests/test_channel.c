@@ -236,13 +236,13 @@ static void test_exit_when_full(void **state) {
     worker_task task;
     size_t count = 0;
     start_at(c, 64 * 1000);
-    for (; sender_has_room(&c->sender, 1000); count++)
-        put(c, pattern, 1000);
+    for (; sender_has_room(&c->sender, 4000); count++)
+        put(c, pattern, 4000);
     sender_put_exit(&c->sender);
     sender_publish(&c->sender);
     assert_true(c->sender.tail - atomic_load(&c->up->task_head) <= CHANNEL_RING);
     for (size_t i = 0; i < count; i++) {
-        take_task(c, pattern, 1000);
+        take_task(c, pattern, 4000);
         worker_end_finish(&c->worker, false, 0, NULL, 0);
     }
     assert_false(worker_end_next(&c->worker, &task));

@@ -50,13 +50,14 @@
 #include <stdint.h>
 
 enum {
-    CHANNEL_LINE = 64,         /* bytes that processors share as one */
-    CHANNEL_RING = 256 * 1024, /* bytes of either ring; a power of two */
-    CHANNEL_SLOTS = 1024,      /* most tasks in a worker's ring; a power of two */
+    CHANNEL_LINE = 64,              /* bytes that processors share as one */
+    CHANNEL_RING = 2 * 1024 * 1024, /* bytes of either ring; a power of two. More than a
+                              processor's own cache: what one processor has just read, another
+                              overwrites slowly (docs/decisions/0002-ring-size.md) */
+    CHANNEL_SLOTS = 1024,           /* most tasks in a worker's ring; a power of two */
     CHANNEL_WHOLE = 16 * 1024, /* a task up to this size is in one piece in the ring */
     CHANNEL_CRASH_SIZE = 16 * 1024,
-    CHANNEL_FREE_STEP =
-        CHANNEL_RING / 8, /* large data: space is given back in such steps */
+    CHANNEL_FREE_STEP = 64 * 1024, /* large data: space is given back in such steps */
 };
 
 #define CHANNEL_NEVER UINT64_MAX

@@ -27,8 +27,7 @@
 
 enum {
     BATCH = 64,
-    TURN_BYTES =
-        4 * CHANNEL_RING,        /* after so much of one worker, others have their turn */
+    TURN_BYTES = CHANNEL_RING,   /* after so much of one worker, others have their turn */
     SPIN_NS = 30 * 1000,         /* about what it costs to sleep and be woken */
     SPIN_IF_TASK_NS = 50 * 1000, /* longer tasks are not worth a spin */
     SPIN_ROUNDS = 32,

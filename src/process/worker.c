@@ -20,8 +20,8 @@
 _Static_assert(sizeof(crash_report) <= CHANNEL_CRASH_SIZE, "the report must fit");
 
 enum {
-    RESULT_BUFFER = CHANNEL_RING / 4, /* larger results stream */
-    OOM_SCORE_MORE = 500,             /* of 1000: killed before any ordinary process */
+    RESULT_BUFFER = 64 * 1024, /* larger results stream */
+    OOM_SCORE_MORE = 500,      /* of 1000: killed before any ordinary process */
 };
 
 /* The worker's task; its result goes to the channel when the buffer is full. */
