@@ -82,6 +82,7 @@ static bool settle(process_worker *worker, receiver_end *end, ended_list *list) 
     if (future == NULL || future->sequence != end->sequence ||
         is_streaming(worker, future))
         return false;
+    pool->spare_died = false;
     if (future->kind == TASK_INITIALIZER) {
         worker_forget(worker, future);
         worker_initialized(worker, end, list);

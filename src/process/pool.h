@@ -104,6 +104,7 @@ typedef struct process_worker {
     _Atomic size_t streamed; /* bytes of it in the ring; changed under stream_lock */
 
     int64_t limit_ns; /* 0, or when it must have gone */
+    bool starting;    /* the zygote has not answered yet */
     bool kill_unsent; /* KILLING: the zygote has not been asked yet */
     bool orphaned;    /* its zygote is lost, and will report it no more */
 
@@ -146,12 +147,16 @@ struct process_pool {
     uint32_t last_number;
     int failed_starts;  /* initializers that failed, in a row */
     int refused_starts; /* workers that the system refused, in a row */
+    int starting;       /* asked of the zygote, without an answer yet */
+    bool spare_died;    /* by itself: none is made until a worker has served */
 
     /* The zygote. */
     _Atomic int zygote_state; /* zygote_phase; changed under the lock */
     int zygotes_lost;         /* since a task last ended */
     pid_t zygote_pid;
     int zygote_fd, zygote_process_fd; /* its socket and its pidfd; -1: none */
+    bool zygote_answered;             /* it has started a worker */
+    int64_t zygote_asked_ns;          /* when it was asked to end; 0: it was not */
     bool zygote_watched;
     supervisor_source zygote_socket;
     supervisor_source zygote_process;
@@ -329,7 +334,11 @@ int zygote_spawn(process_pool *pool, process_worker *worker);
 /* Asks to end a worker. Any thread, under the pool's lock. */
 int zygote_kill(process_pool *pool, process_worker *worker, int64_t grace_ns);
 
-/* Kills the zygote: it does not do its work, or has none left. */
+/* Asks the zygote, once, to end with all workers: it does not do its work. Returns when that was, on
+ * the monotonic clock. Under the lock. */
+int64_t zygote_ask_end(process_pool *pool);
+
+/* Kills the zygote: it does not end, or has nothing left to look after. */
 void zygote_signal_end(process_pool *pool);
 
 /* Ends the zygote of a finished pool. True if there is none; else pool_say_gone() is called when

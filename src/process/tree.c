@@ -31,7 +31,7 @@ bool pid_list_has(const pid_list *list, pid_t pid) {
     return false;
 }
 
-static void add(pid_list *list, pid_t pid) {
+void pid_list_add(pid_list *list, pid_t pid) {
     if (list->count == list->capacity) {
         size_t capacity = list->capacity > 0 ? list->capacity * 2 : 16;
         pid_t *pids = os_realloc(list->pids, capacity * sizeof *pids);
@@ -41,6 +41,15 @@ static void add(pid_list *list, pid_t pid) {
         list->capacity = capacity;
     }
     list->pids[list->count++] = pid;
+}
+
+void pid_list_remove(pid_list *list, pid_t pid) {
+    size_t kept = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        if (list->pids[i] != pid)
+            list->pids[kept++] = list->pids[i];
+    }
+    list->count = kept;
 }
 
 /* ---- Reading /proc ---- */
@@ -91,9 +100,9 @@ static void add_of_thread(pid_t thread, void *context) {
     snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)search->parent,
              (int)thread);
     FILE *file = fopen(path, "re");
-    search->listed = file != NULL;
+    search->listed |= file != NULL;
     while (file != NULL && fscanf(file, "%d", &child) == 1)
-        add(search->found, child);
+        pid_list_add(search->found, child);
     if (file != NULL)
         fclose(file);
 }
@@ -101,7 +110,7 @@ static void add_of_thread(pid_t thread, void *context) {
 static void add_if_child(pid_t pid, void *context) {
     child_search *search = context;
     if (parent_of(pid) == search->parent)
-        add(search->found, pid);
+        pid_list_add(search->found, pid);
 }
 
 void tree_children(pid_t pid, pid_list *children) {
@@ -145,26 +154,25 @@ void tree_signal(pid_t pid, pid_t root, int signal) {
     os_fd_close(fd);
 }
 
-void tree_kill(pid_t pid) {
-    /* A stopped process forks no more; of the others each round takes the parents first. */
+bool tree_kill(pid_t pid) {
+    /* A stopped process forks no more, nor does one with a SIGKILL on its way: when a round finds
+     * nobody new, everybody has one. */
+    pid_list killed = {0};
+    bool found_new = true;
     kill(pid, SIGSTOP); /* unreaped: the number is its own */
-    for (int round = 0; round < ROUNDS_MAX; round++) {
+    for (int round = 0; found_new && round < ROUNDS_MAX; round++) {
         pid_list tree = {0};
         tree_descendants(pid, &tree);
-        size_t alive = 0;
+        found_new = false;
         for (size_t i = 0; i < tree.count; i++) {
-            int fd = -1;
-            if (os_process_open(tree.pids[i], &fd) == 0 && os_process_ended(fd)) {
-                os_fd_close(fd); /* a zombie: its stopped parent will not reap it */
+            if (pid_list_has(&killed, tree.pids[i]))
                 continue;
-            }
-            os_fd_close(fd);
-            alive++;
+            found_new = true;
+            pid_list_add(&killed, tree.pids[i]);
             tree_signal(tree.pids[i], pid, SIGKILL);
         }
         pid_list_fini(&tree);
-        if (alive == 0)
-            break;
     }
-    kill(pid, SIGKILL);
+    pid_list_fini(&killed);
+    return kill(pid, SIGKILL) == 0 || errno != EPERM;
 }

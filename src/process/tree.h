@@ -19,6 +19,10 @@ typedef struct pid_list {
 void pid_list_fini(pid_list *list);
 bool pid_list_has(const pid_list *list, pid_t pid);
 
+/* Adds a process, or takes it out. Out of memory: it is not added. */
+void pid_list_add(pid_list *list, pid_t pid);
+void pid_list_remove(pid_list *list, pid_t pid);
+
 /* The children of a process, all its threads'. Out of memory: as many as fit. */
 void tree_children(pid_t pid, pid_list *children);
 
@@ -29,8 +33,9 @@ void tree_descendants(pid_t pid, pid_list *descendants);
  * have passed to a stranger: it is checked after it was pinned by a pidfd. */
 void tree_signal(pid_t pid, pid_t root, int signal);
 
-/* Ends all descendants of a process that is not yet reaped, which is stopped meanwhile so that it
- * starts no more, then the process itself. */
-void tree_kill(pid_t pid);
+/* Sends SIGKILL to all descendants of a process that is not yet reaped, which is stopped meanwhile so
+ * that it starts no more, then to the process itself. Does not wait for their ends. False: the system
+ * does not let us signal the process itself, which has other rights than we. */
+bool tree_kill(pid_t pid);
 
 #endif

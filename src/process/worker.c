@@ -149,6 +149,8 @@ void worker_run(const worker_setup *setup) {
     static process_task self;
     const pebble_hooks *hooks = setup->hooks;
     tie_to_parent(setup->parent_pid);
+    if (setup->forked && hooks->after_fork_child != NULL)
+        hooks->after_fork_child(hooks->context, PEBBLE_FORK_WORKER);
     os_thread_set_name(setup->name);
     offer_to_oom_killer();
     map_channel(setup, &self.end);

@@ -9,6 +9,7 @@ typedef struct worker_setup {
     pid_t parent_pid; /* the zygote, with which it ends */
     int fds[WORKER_FDS];
     char name[WORKER_NAME_SIZE];
+    bool forked; /* not executed: after_fork_child is to be called */
     const pebble_hooks *hooks;
 } worker_setup;
 

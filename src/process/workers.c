@@ -6,8 +6,12 @@
  * Stopping a task means ending its worker. First everything else is taken back from it, then one
  * looks whether the task is still the one that runs; so a kill costs no other task. The task's
  * future is STOPPING from then on, and ends when the zygote says that the worker's whole tree is
- * gone. If the zygote does not (it was stopped, or hangs), it is itself killed when the grace and
- * a margin are over, and the loss of a zygote is dealt with as any other.
+ * gone. If the zygote does not say so (it was stopped, or hangs), it is asked to end with all workers
+ * when the grace and a margin are over, and killed after one more margin; the loss of a zygote is
+ * dealt with as any other.
+ *
+ * Only so many workers are asked of the zygote at a time (STARTS_AT_ONCE): a fork may take long, and
+ * what else it is asked for waits behind them.
  */
 #include <errno.h>
 #include <signal.h>
@@ -23,12 +27,14 @@ enum {
     TRIES_MAX = 5,
     REFUSED_STARTS_MAX = 10,
     SPARES_MAX = 4,
+    STARTS_AT_ONCE = 2, /* so that the zygote always has one to do */
 };
 
 static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
 static const int64_t start_margin_ns =
     INT64_C(1000000000); /* for a worker to take a task */
-static const int64_t exit_limit_ns = INT64_C(30000000000); /* for an orderly exit */
+static const int64_t exit_limit_ns = INT64_C(30000000000);   /* for an orderly exit */
+static const int64_t answer_limit_ns = INT64_C(60000000000); /* for the zygote to fork */
 static const int64_t resend_ns = INT64_C(5000000); /* a request that found no room */
 static const int64_t retry_first_ns = INT64_C(10000000);
 static const int64_t retry_last_ns = INT64_C(1000000000);
@@ -102,6 +108,14 @@ static int open_channel(process_worker *worker) {
     return error;
 }
 
+/* An executed program may not be one that answers at all. */
+static int64_t answer_limit_of(const process_pool *pool) {
+    const pool_settings *settings = &pool->base.settings;
+    return settings->start_method == PEBBLE_START_FORKSERVER && !pool->zygote_answered
+               ? settings->initializer_timeout_ns
+               : answer_limit_ns;
+}
+
 static int worker_new(process_pool *pool, process_worker **worker) {
     process_worker *made = os_alloc_zeroed(sizeof *made);
     if (made == NULL || supervisor_reserve_timer() != 0) {
@@ -136,14 +150,28 @@ static int worker_new(process_pool *pool, process_worker **worker) {
     os_fd_close(made->down_fd);
     os_fd_close(made->up_fd);
     made->down_fd = made->up_fd = -1;
-    set_limit(made,
-              pool->base.settings.initializer_timeout_ns); /* until the zygote answers */
+    set_limit(made, answer_limit_of(pool));
+    made->starting = true;
     *worker = made;
     return 0;
 }
 
+/* The zygote has answered, or never will. Under the lock. */
+static void note_started(process_worker *worker) {
+    process_pool *pool = worker->pool;
+    if (!worker->starting)
+        return;
+    worker->starting = false;
+    pool->starting--;
+    if (pool_wants_worker(pool) || pool_wants_spare(pool))
+        pool_attend_soon(pool);
+}
+
 void worker_spawned(process_worker *worker, pid_t pid, int process_fd) {
     pthread_mutex_lock(&worker->pool->base.lock);
+    note_started(worker);
+    worker->pool->zygote_answered = true;
+    worker->observed = UINT64_MAX; /* from now on its first task can start */
     worker->pid = pid;
     worker->process_fd = process_fd;
     if (worker->state <= WORKER_SERVING) {
@@ -271,6 +299,7 @@ bool pool_wants_spare(const process_pool *pool) {
         wanted = SPARES_MAX;
     return pool->spare_count < wanted && pool->ended + pool->deaths > 0 &&
            !settings->single_call && !atomic_load(&pool->base.closed) && !pool->broken &&
+           !pool->spare_died && pool->starting < STARTS_AT_ONCE &&
            pool->zygote_state == ZYGOTE_RUNS && pool->retry.deadline_ns == OS_NO_DEADLINE;
 }
 
@@ -311,6 +340,7 @@ static int make_spare(process_pool *pool) {
         return error;
     push(&pool->spares, worker);
     pool->spare_count++;
+    pool->starting++;
     return 0;
 }
 
@@ -318,11 +348,13 @@ static int start_workers(process_pool *pool) {
     int error = 0;
     while (error == 0 && pool_wants_worker(pool) && pool->zygote_state == ZYGOTE_RUNS) {
         process_worker *worker = take_spare(pool);
-        if (worker == NULL) {
-            error = make_spare(pool);
-        } else {
+        if (worker != NULL) {
             take_place(worker);
             dispatch(pool);
+        } else if (pool->starting < STARTS_AT_ONCE) {
+            error = make_spare(pool);
+        } else {
+            break; /* goes on with the zygote's answer */
         }
     }
     while (error == 0 && pool_wants_spare(pool))
@@ -546,10 +578,10 @@ static int64_t head_deadline(process_worker *worker, const pebble_future *head,
                              int64_t now_ns) {
     bool started = observe_start(worker, head, now_ns);
     int64_t deadline_ns = after(worker->observed_ns, head->timeout_ns);
+    if (!started && worker->pid == 0)
+        return OS_NO_DEADLINE; /* there is no process yet: it is looked at when there is */
     if (started || head->kind == TASK_INITIALIZER)
         return deadline_ns;
-    if (worker->pid == 0)
-        return OS_NO_DEADLINE; /* there is no process yet: it is looked at when there is */
     return now_ns < deadline_ns ? deadline_ns : after(deadline_ns, start_margin_ns);
 }
 
@@ -606,8 +638,13 @@ static void end_late(process_worker *worker) {
     process_pool *pool = worker->pool;
     bool retiring = worker->state == WORKER_RETIRING;
     worker->limit_ns = 0;
-    if (retiring)
+    if (retiring) {
         worker_kill(worker); /* it does not exit */
+        return;
+    }
+    int64_t end_ns = after(zygote_ask_end(pool), kill_margin_ns);
+    if (os_now_ns() < end_ns && pool->zygote_answered) /* else it has no workers to end */
+        worker->limit_ns = end_ns;
     else
         zygote_signal_end(pool);
 }
@@ -786,6 +823,8 @@ void worker_died(process_worker *worker, int status, int error) {
     leave_place(worker);
     worker->state = WORKER_DEAD;
     worker->streaming = NULL;
+    note_started(worker);
+    pool->spare_died |= before == WORKER_SPARE && error == 0;
     settle_tasks(worker, status, error, before == WORKER_KILLING, &list);
     pool->deaths += error == 0 && before <= WORKER_SERVING;
     if (error != 0)

@@ -6,9 +6,17 @@
  *   running, dying → dead (reaped) → gone (nothing of its tree is left; entry removed)
  *
  * What a dead worker leaves behind becomes the zygote's own child, since the zygote is a subreaper
- * too. A child of the zygote that is no worker is therefore what some dead worker left. If it was
- * in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is
- * killed at once. A live worker's orphans never come here, they become the worker's.
+ * too. A child of the zygote that is no worker, an orphan, is therefore what some dead worker left. If
+ * it was in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is
+ * killed at once, and counted to the tree of whoever has just died: that worker is not gone before it
+ * has ended, and only that one waits for it. What an orphan leaves in its turn is its worker's, too. A
+ * live worker's orphans never come here, they become the worker's.
+ *
+ * A process that the system does not let us signal (it has become another user's, as with sudo) is
+ * not ours to end: nobody waits for it.
+ *
+ * Requests are read one at a time, and at most one worker is forked a turn: a fork may take long, and
+ * deaths, kills and replies are not to wait for many of them.
  *
  * Replies are bits of the entry that are cleared when sent: a full socket loses none, and nothing
  * is queued.
@@ -46,7 +54,8 @@ typedef struct zygote_worker {
     bool dead;
     bool dying;
     int64_t kill_at_ns; /* dying: when the grace is over; OS_NO_DEADLINE once it is */
-    pid_list tree;      /* dying: its descendants at SIGTERM */
+    pid_list tree;      /* its descendants at SIGTERM; orphans that it left */
+    bool leaves;        /* it, or what it left, has died since the last sweep */
     unsigned reports;
 } zygote_worker;
 
@@ -55,6 +64,7 @@ typedef struct zygote_state {
     int program_fd; /* pidfd */
     zygote_worker *workers;
     size_t count, capacity;
+    pid_list foreign;     /* orphans that cannot be signalled */
     bool blocked;         /* the socket is full */
     int64_t resend_at_ns; /* OS_NO_DEADLINE: nothing to send again */
 } zygote_state;
@@ -73,7 +83,7 @@ static pid_t fork_worker(zygote_state *zygote, const zygote_request *request,
         zygote->setup->hooks != NULL ? zygote->setup->hooks : &none;
     bool executes = zygote->setup->spawn_command != NULL;
     worker_setup setup = {
-        .number = request->worker, .parent_pid = getpid(), .hooks = hooks};
+        .number = request->worker, .parent_pid = getpid(), .forked = true, .hooks = hooks};
     memcpy(setup.name, request->name, sizeof setup.name);
     memcpy(setup.fds, fds, sizeof setup.fds);
     if (os_fault_hits(OS_FAULT_FORK)) {
@@ -88,10 +98,8 @@ static pid_t fork_worker(zygote_state *zygote, const zygote_request *request,
     int error = errno;
     if (pid == 0 && executes)
         worker_execute(&setup, zygote->setup->spawn_command);
-    if (pid == 0) {
-        run_hook(hooks->after_fork_child, hooks);
+    if (pid == 0)
         worker_run(&setup);
-    }
     if (!executes)
         run_hook(hooks->after_fork_parent, hooks);
     for (int i = 0; i < WORKER_FDS; i++)
@@ -115,11 +123,13 @@ static zygote_worker *add_worker(zygote_state *zygote, uint32_t number) {
     return worker;
 }
 
-static void spawn(zygote_state *zygote, const zygote_request *request, const int *fds) {
+static void spawn(zygote_state *zygote, const zygote_request *request, const int *fds,
+                  size_t fd_count) {
     zygote_worker *worker = add_worker(zygote, request->worker);
     if (worker == NULL)
         _exit(EXIT_FAILURE); /* the program starts another zygote */
-    worker->pid = fork_worker(zygote, request, fds);
+    errno = EMFILE;          /* if some descriptors could not be received */
+    worker->pid = fd_count == WORKER_FDS ? fork_worker(zygote, request, fds) : -1;
     if (worker->pid > 0) {
         os_process_open(worker->pid, &worker->pid_fd);
         worker->reports = REPORT_SPAWNED;
@@ -167,47 +177,85 @@ static bool is_worker(const zygote_state *zygote, pid_t pid) {
     return false;
 }
 
-/* The children that are no workers, alive or dead but not reaped. */
+/* The children that are no workers, alive or dead but not reaped, but for those of others. */
 static void find_orphans(zygote_state *zygote, pid_list *orphans) {
     size_t kept = 0;
     tree_children(getpid(), orphans);
     for (size_t i = 0; i < orphans->count; i++) {
-        if (!is_worker(zygote, orphans->pids[i]))
+        if (!is_worker(zygote, orphans->pids[i]) &&
+            !pid_list_has(&zygote->foreign, orphans->pids[i]))
             orphans->pids[kept++] = orphans->pids[i];
     }
     orphans->count = kept;
 }
 
-/* The dying worker in whose grace an orphan is. */
+/* The worker whose orphan it is; NULL if it has not been seen before. */
 static zygote_worker *owner_of(zygote_state *zygote, pid_t orphan) {
     for (size_t i = 0; i < zygote->count; i++) {
-        zygote_worker *worker = &zygote->workers[i];
-        if (worker->dying && pid_list_has(&worker->tree, orphan))
-            return worker;
+        if (pid_list_has(&zygote->workers[i].tree, orphan))
+            return &zygote->workers[i];
     }
     return NULL;
+}
+
+/* It comes from one of those that have just died; which one is not known. */
+static void attribute(zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (zygote->workers[i].leaves)
+            pid_list_add(&zygote->workers[i].tree, orphan);
+    }
+}
+
+static void kill_orphan(zygote_state *zygote, pid_t orphan) {
+    if (!tree_kill(orphan))
+        pid_list_add(&zygote->foreign, orphan);
+}
+
+static bool has_left(zygote_state *zygote, const zygote_worker *worker,
+                     const pid_list *orphans) {
+    for (size_t i = 0; i < orphans->count; i++) {
+        if (pid_list_has(&worker->tree, orphans->pids[i]) &&
+            !pid_list_has(&zygote->foreign, orphans->pids[i]))
+            return true;
+    }
+    return false;
 }
 
 /* Deals with what dead workers left; those of which nothing is left are gone. */
 static void sweep(zygote_state *zygote) {
     pid_list orphans = {0};
-    bool strangers = false;
     find_orphans(zygote, &orphans);
     for (size_t i = 0; i < orphans.count; i++) {
         zygote_worker *owner = owner_of(zygote, orphans.pids[i]);
-        strangers |= owner == NULL;
+        if (owner == NULL)
+            attribute(zygote, orphans.pids[i]);
         if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
-            tree_kill(orphans.pids[i]);
+            kill_orphan(zygote, orphans.pids[i]);
     }
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
-        bool left = strangers;
-        for (size_t j = 0; j < orphans.count && !left; j++)
-            left = pid_list_has(&worker->tree, orphans.pids[j]);
-        if (worker->dead && !left && (worker->reports & REPORT_FAILED) == 0)
+        worker->leaves = false;
+        if (worker->dead && (worker->reports & REPORT_FAILED) == 0 &&
+            !has_left(zygote, worker, &orphans))
             worker->reports |= REPORT_GONE;
     }
     pid_list_fini(&orphans);
+}
+
+/* A child has ended and is reaped. */
+static void note_end(zygote_state *zygote, pid_t pid, int status) {
+    pid_list_remove(&zygote->foreign, pid);
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (worker->pid == pid && !worker->dead) {
+            worker->dead = worker->leaves = true;
+            worker->status = status;
+            worker->reports |= REPORT_DIED;
+        } else if (pid_list_has(&worker->tree, pid)) {
+            worker->leaves = true;
+            pid_list_remove(&worker->tree, pid);
+        }
+    }
 }
 
 static void reap(zygote_state *zygote) {
@@ -215,15 +263,8 @@ static void reap(zygote_state *zygote) {
     pid_t pid;
     bool any = false;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+        note_end(zygote, pid, status);
         any = true;
-        for (size_t i = 0; i < zygote->count; i++) {
-            zygote_worker *worker = &zygote->workers[i];
-            if (worker->pid == pid && !worker->dead) {
-                worker->dead = true;
-                worker->status = status;
-                worker->reports |= REPORT_DIED;
-            }
-        }
     }
     if (any)
         sweep(zygote);
@@ -255,11 +296,13 @@ static _Noreturn void end_all(zygote_state *zygote) {
         for (size_t i = 0; i < zygote->count; i++)
             zygote->workers[i].dead = true; /* all children are orphans now */
         find_orphans(zygote, &orphans);
-        for (size_t i = 0; i < orphans.count; i++)
-            tree_kill(orphans.pids[i]);
-        bool none = orphans.count == 0;
+        size_t left = orphans.count;
+        for (size_t i = 0; i < orphans.count; i++) {
+            kill_orphan(zygote, orphans.pids[i]);
+            left -= pid_list_has(&zygote->foreign, orphans.pids[i]);
+        }
         pid_list_fini(&orphans);
-        if (none || waitpid(-1, NULL, 0) < 0)
+        if (left == 0 || waitpid(-1, NULL, 0) < 0)
             _exit(0);
     }
 }
@@ -339,20 +382,19 @@ static void obey(zygote_state *zygote) {
     zygote_request request;
     int fds[OS_MESSAGE_MAX_FDS];
     size_t size, fd_count;
-    int error;
-    while ((error = os_message_receive(zygote->setup->control_fd, &request, sizeof request,
-                                       &size, fds, OS_MESSAGE_MAX_FDS, &fd_count)) == 0) {
-        zygote_worker *worker = find_number(zygote, request.worker);
-        if (size == sizeof request && request.kind == ZYGOTE_SPAWN &&
-            fd_count == WORKER_FDS)
-            spawn(zygote, &request, fds);
-        else if (size == sizeof request && request.kind == ZYGOTE_KILL && worker != NULL)
-            terminate(worker, request.grace_ns);
-        for (size_t i = 0; i < fd_count; i++)
-            os_fd_close(fds[i]);
-    }
+    int error = os_message_receive(zygote->setup->control_fd, &request, sizeof request,
+                                   &size, fds, OS_MESSAGE_MAX_FDS, &fd_count);
     if (error == EPIPE)
         end_all(zygote);
+    if (error != 0)
+        return;
+    zygote_worker *worker = find_number(zygote, request.worker);
+    if (size == sizeof request && request.kind == ZYGOTE_SPAWN)
+        spawn(zygote, &request, fds, fd_count);
+    else if (size == sizeof request && request.kind == ZYGOTE_KILL && worker != NULL)
+        terminate(worker, request.grace_ns);
+    for (size_t i = 0; i < fd_count; i++)
+        os_fd_close(fds[i]);
 }
 
 static int64_t next_deadline(const zygote_state *zygote) {

@@ -17,10 +17,12 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "process/crash.h"
 #include "process/executed.h"
 #include "process/pool.h"
 
@@ -41,9 +43,14 @@ static char *const *command_of(process_pool *pool, char *program[3]) {
 
 /* Spawned workers get nothing of the program but its standard streams. */
 static void close_others(int keep_fd) {
-    if (keep_fd > 3)
-        syscall(SYS_close_range, 3, keep_fd - 1, 0);
-    syscall(SYS_close_range, keep_fd + 1, ~0U, 0);
+    if ((keep_fd == 3 || syscall(SYS_close_range, 3, keep_fd - 1, 0) == 0) &&
+        syscall(SYS_close_range, keep_fd + 1, ~0U, 0) == 0)
+        return;
+    int end = (int)sysconf(_SC_OPEN_MAX); /* a filter does not know the call */
+    for (int fd = 3; fd < end; fd++) {
+        if (fd != keep_fd)
+            close(fd);
+    }
 }
 
 static _Noreturn void execute_zygote(int control_fd, pid_t program_pid,
@@ -93,6 +100,13 @@ static void run_hook(const process_pool *pool, bool before) {
         hook(hooks->context, PEBBLE_FORK_ZYGOTE);
 }
 
+/* In the program, once: in the child a thread that is not there may hold the loader's lock. */
+static pthread_once_t prepared = PTHREAD_ONCE_INIT;
+
+static void prepare_crash_handler(void) {
+    crash_handler_prepare();
+}
+
 /* Forks with all signals blocked: no handler of the program may run in the child. */
 static pid_t fork_zygote(process_pool *pool, int control_fd) {
     sigset_t all, before;
@@ -102,6 +116,7 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
         return -1;
     }
     function_table_note_fork(&pool->functions);
+    pthread_once(&prepared, prepare_crash_handler);
     os_fd_forget(control_fd); /* the child keeps it */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -138,6 +153,9 @@ int zygote_start(process_pool *pool) {
         pid = fork_zygote(pool, fds[1]);
         error = pid > 0 ? os_process_open(pid, &process_fd) : errno;
         error = error == ENOSYS ? 0 : error;
+        if (error ==
+            ESRCH) /* reaped by somebody else: the number is not its own any more */
+            pid = -1;
     }
     os_fd_close(fds[1]);
     if (error != 0)
@@ -147,6 +165,8 @@ int zygote_start(process_pool *pool) {
         pool->zygote_pid = pid;
         pool->zygote_fd = fds[0];
         pool->zygote_process_fd = process_fd;
+        pool->zygote_asked_ns = 0;
+        pool->zygote_answered = false;
     }
     pool->zygote_state = error == 0 ? ZYGOTE_RUNS : ZYGOTE_NONE;
     pool_attend_soon(pool);
@@ -317,6 +337,15 @@ void zygote_signal_end(process_pool *pool) {
         os_process_signal(pool->zygote_process_fd, SIGKILL);
     else if (pool->zygote_state == ZYGOTE_RUNS)
         kill(pool->zygote_pid, SIGKILL);
+}
+
+int64_t zygote_ask_end(process_pool *pool) {
+    if (pool->zygote_asked_ns == 0) {
+        pool->zygote_asked_ns = os_now_ns();
+        if (pool->zygote_fd >= 0)
+            shutdown(pool->zygote_fd, SHUT_WR);
+    }
+    return pool->zygote_asked_ns;
 }
 
 bool zygote_end(process_pool *pool) {
