@@ -154,7 +154,12 @@ typedef struct pebble_bytes {
 
 /* ==== Pools ============================================================================== */
 
-/* How the processes of a pool come about (as in Python's multiprocessing). */
+/* How the processes of a pool come about (as in Python's multiprocessing).
+ *
+ * A pool has one child process of the program, which has the workers for its own children; so
+ * wait(NULL) in a loop finds a child for as long as a pool lives: wait for your own by number. With
+ * PEBBLE_START_FORK the pool's processes keep the program's descriptors, as any child, and tasks run
+ * on the stack of the thread that scheduled the pool's first task, whose size is their limit. */
 typedef enum pebble_start_method {
     PEBBLE_START_DEFAULT, /* PEBBLE_START_FORK */
     PEBBLE_START_FORK,    /* forked from the program as it was at the pool's first task */

@@ -1,0 +1,187 @@
+/* The zygote: forks that take long, spares that die, processes that it may not end. */
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "platform/platform.h"
+#include "support.h"
+
+typedef struct area {
+    counter started, stayed;
+    _Atomic bool spares_die;
+    _Atomic pid_t foreign;
+} area;
+
+static area *shared;
+
+static int setup(void **state) {
+    shared = shared_memory(sizeof *shared);
+    return support_setup(state);
+}
+
+static int nothing(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    return 0;
+}
+
+static int sleep_long(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* ---- Forks that take long, as those of a large program do ---- */
+
+enum { SLOW_WORKERS = 40, FORK_MS = 50 };
+
+static void fork_slowly(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_WORKER)
+        usleep(FORK_MS * 1000);
+}
+
+static int no_initialization(const void *input, size_t size) {
+    (void)input, (void)size;
+    return 0;
+}
+
+/* A deadline, and the zygote's answers, wait for a few of them, not for all. */
+static void test_slow_forks(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .before_fork = fork_slowly};
+    const int64_t all_ns = PEBBLE_MILLISECONDS(SLOW_WORKERS * FORK_MS);
+    pebble_future *futures[SLOW_WORKERS];
+    (void)state;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = SLOW_WORKERS, .hooks = &hooks,
+                                             .initializer = no_initialization,
+                                             .initializer_timeout_ns = all_ns / 2));
+    int64_t before_ns = os_now_ns();
+    futures[0] = schedule(pool, sleep_long, NULL, 0, PEBBLE_MILLISECONDS(100));
+    for (int i = 1; i < SLOW_WORKERS; i++)
+        futures[i] = schedule(pool, sleep_long, NULL, 0, 0);
+    expect_end(futures[0], PEBBLE_ERR_TASK_TIMEOUT);
+    assert_true(os_now_ns() - before_ns < all_ns / 2);
+    /* All have started: nobody has taken the zygote for one that hangs. */
+    for (int i = 1; i < SLOW_WORKERS; i++) {
+        while (pebble_future_state(futures[i]) == PEBBLE_PENDING)
+            usleep(1000);
+        assert_int_equal(pebble_future_state(futures[i]), PEBBLE_RUNNING);
+    }
+    expect_ok(pebble_pool_stop(pool));
+    for (int i = 1; i < SLOW_WORKERS; i++)
+        expect_end(futures[i], PEBBLE_ERR_TASK_CANCELLED);
+    expect_ok(pebble_pool_join(pool, DEADLINE_NS));
+    pebble_pool_free(pool);
+}
+
+/* ---- Spares that die ---- */
+
+static void start_or_die(void *context, const char *name) {
+    (void)context, (void)name;
+    counter_add(&shared->started, 1);
+    if (atomic_load(&shared->spares_die))
+        _exit(3);
+    counter_add(&shared->stayed, 1);
+}
+
+/* One for each task that has ended, not as many as the machine can fork. */
+static void test_spares_that_die(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .worker_start = start_or_die};
+    (void)state;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
+    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
+    counter_expect(&shared->stayed, 2); /* the worker and its spare */
+    assert_int_equal(counter_value(&shared->started), 2);
+    atomic_store(&shared->spares_die, true);
+    pid_t pids[4], zygote;
+    size_t count;
+    expect_ok(pebble_pool_get_pids(pool, pids, 4, &count));
+    assert_int_equal(count, 1);
+    zygote = process_parent(pids[0]);
+    count = process_children(zygote, pids + 1, 3);
+    for (size_t i = 1; i <= count; i++) {
+        if (pids[i] != pids[0])
+            process_kill(pids[i]);
+    }
+    usleep(200 * 1000); /* for what must not come */
+    assert_int_equal(counter_value(&shared->started), 2);
+    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
+    counter_expect(&shared->started, 3);
+    usleep(200 * 1000);
+    assert_int_equal(counter_value(&shared->started), 3);
+    close_join_free(pool);
+}
+
+/* ---- A process of another user, as sudo makes one ---- */
+
+enum { NOBODY = 65534 };
+
+static int leave_foreign_and_die(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    pid_t child = fork();
+    if (child == 0) {
+        if (setresuid(0, 0, 0) != 0)
+            _exit(1);
+        atomic_store(&shared->foreign, getpid());
+        counter_add(&shared->started, 1);
+        for (;;)
+            pause();
+    }
+    counter_wait(&shared->started, 1);
+    if (*(const bool *)input)
+        raise(SIGKILL);
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* What it leaves is nobody's to end: its own task ends, and every other, and the pool. */
+static int use_foreign(void *context) {
+    bool dies = *(bool *)context;
+    if (setresuid(NOBODY, NOBODY, 0) != 0)
+        return 2;
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 2,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
+    pebble_future *leaving = schedule(pool, leave_foreign_and_die, &dies, sizeof dies,
+                                      dies ? 0 : PEBBLE_MILLISECONDS(50));
+    expect_end(leaving, dies ? PEBBLE_ERR_TASK_EXPIRED : PEBBLE_ERR_TASK_TIMEOUT);
+    expect_end(schedule(pool, sleep_long, NULL, 0, PEBBLE_MILLISECONDS(50)),
+               PEBBLE_ERR_TASK_TIMEOUT);
+    stop_join_free(pool);
+    return 0;
+}
+
+static void check_foreign(bool dies) {
+    if (geteuid() != 0)
+        skip(); /* nobody can become another user */
+    assert_int_equal(program_wait(program_start(use_foreign, &dies)), 0);
+    process_kill(atomic_load(&shared->foreign));
+    expect_gone(atomic_load(&shared->foreign));
+}
+
+static void test_foreign_process_of_a_dead_worker(void **state) {
+    (void)state;
+    check_foreign(true);
+}
+
+static void test_foreign_process_of_a_killed_worker(void **state) {
+    (void)state;
+    check_foreign(false);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(slow_forks),
+        TEST(spares_that_die),
+        TEST(foreign_process_of_a_dead_worker),
+        TEST(foreign_process_of_a_killed_worker),
+    };
+    return cmocka_run_group_tests_name("zygote", tests, NULL, NULL);
+}
