@@ -29,7 +29,8 @@ static int end_thread(pebble_task *task, const void *input, size_t size) {
 static int cancel_thread(pebble_task *task, const void *input, size_t size) {
     (void)task, (void)input, (void)size;
     pthread_cancel(pthread_self());
-    return pause();
+    pthread_testcancel(); /* no system call: the thread sanitizer loses count of a thread that leaves one so */
+    return 1;
 }
 
 static int run(pebble_task *task, const void *input, size_t size) {
