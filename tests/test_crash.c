@@ -8,9 +8,7 @@
 #include <link.h>
 #include <pthread.h>
 #include <search.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,31 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <cmocka.h>
+#include "support.h"
 
 #define TIME_LIMIT_S 120
-
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_ADDRESS_SANITIZER 1
-#endif
-#endif
-#ifndef WITH_ADDRESS_SANITIZER
-#define WITH_ADDRESS_SANITIZER 0
-#endif
-
-#if defined(__SANITIZE_THREAD__)
-#define WITH_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define WITH_THREAD_SANITIZER 1
-#endif
-#endif
-#ifndef WITH_THREAD_SANITIZER
-#define WITH_THREAD_SANITIZER 0
-#endif
 
 /* What crashes on purpose: no sanitizer sees it first, and it has a frame of its own. */
 #if defined(__clang__)

@@ -2,42 +2,16 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-#include <pebble.h>
+#include "support.h"
 
-#ifdef PEBBLE_FAULT_INJECTION
 #include "platform/platform.h"
-#endif
-
-#if defined(__SANITIZE_THREAD__)
-#define WITH_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define WITH_THREAD_SANITIZER 1
-#endif
-#endif
-#ifndef WITH_THREAD_SANITIZER
-#define WITH_THREAD_SANITIZER 0
-#endif
 
 enum { TIME_LIMIT_S = 120, ROUNDS = 500, MANY = 20 };
-
-static void assert_fails(pebble_error error, pebble_error expected, const char *said) {
-    assert_int_equal(error, expected);
-    if (strstr(pebble_error_message(), said) == NULL)
-        fail_msg("\"%s\" does not say \"%s\"", pebble_error_message(), said);
-}
 
 static pebble_queue *queue_new(size_t capacity) {
     pebble_queue *queue = NULL;
@@ -79,17 +53,17 @@ static void test_arguments(void **state) {
     (void)state;
     pebble_queue *queue = queue_new(0);
     void *item = &queue;
-    assert_fails(pebble_queue_new(1, NULL), PEBBLE_ERR_INVALID,
+    expect_error(pebble_queue_new(1, NULL), PEBBLE_ERR_INVALID,
                  "pebble_queue_new: queue is NULL");
-    assert_fails(pebble_queue_put(NULL, NULL, 0), PEBBLE_ERR_INVALID,
+    expect_error(pebble_queue_put(NULL, NULL, 0), PEBBLE_ERR_INVALID,
                  "pebble_queue_put: queue is NULL");
-    assert_fails(pebble_queue_put(queue, NULL, -1), PEBBLE_ERR_INVALID,
+    expect_error(pebble_queue_put(queue, NULL, -1), PEBBLE_ERR_INVALID,
                  "pebble_queue_put: timeout_ns is negative");
-    assert_fails(pebble_queue_get(NULL, 0, &item), PEBBLE_ERR_INVALID,
+    expect_error(pebble_queue_get(NULL, 0, &item), PEBBLE_ERR_INVALID,
                  "pebble_queue_get: queue is NULL");
-    assert_fails(pebble_queue_get(queue, INT64_MIN, &item), PEBBLE_ERR_INVALID,
+    expect_error(pebble_queue_get(queue, INT64_MIN, &item), PEBBLE_ERR_INVALID,
                  "pebble_queue_get: timeout_ns is negative");
-    assert_fails(pebble_queue_get(queue, 0, NULL), PEBBLE_ERR_INVALID,
+    expect_error(pebble_queue_get(queue, 0, NULL), PEBBLE_ERR_INVALID,
                  "pebble_queue_get: item is NULL");
     assert_int_equal(pebble_queue_size(NULL), 0);
     assert_non_null(strstr(pebble_error_message(), "pebble_queue_size: queue is NULL"));
@@ -105,17 +79,17 @@ static void test_wait_arguments(void **state) {
     pebble_queue *queues[] = {queue, NULL}, *ready[2] = {NULL, NULL};
     size_t count = 99;
     put(queue, 1);
-    assert_fails(pebble_wait_for_queues(NULL, 1, 0, ready, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_queues(NULL, 1, 0, ready, &count), PEBBLE_ERR_INVALID,
                  "pebble_wait_for_queues: queues is NULL");
-    assert_fails(pebble_wait_for_queues(queues, 0, 0, ready, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_queues(queues, 0, 0, ready, &count), PEBBLE_ERR_INVALID,
                  "count is 0");
-    assert_fails(pebble_wait_for_queues(queues, 1, -1, ready, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_queues(queues, 1, -1, ready, &count), PEBBLE_ERR_INVALID,
                  "timeout_ns is negative");
-    assert_fails(pebble_wait_for_queues(queues, 1, 0, NULL, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_queues(queues, 1, 0, NULL, &count), PEBBLE_ERR_INVALID,
                  "ready is NULL");
-    assert_fails(pebble_wait_for_queues(queues, 1, 0, ready, NULL), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_queues(queues, 1, 0, ready, NULL), PEBBLE_ERR_INVALID,
                  "ready_count is NULL");
-    assert_fails(pebble_wait_for_queues(queues, 2, 0, ready, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_queues(queues, 2, 0, ready, &count), PEBBLE_ERR_INVALID,
                  "queues[1] is NULL");
     assert_int_equal(count, 99);
     assert_null(ready[0]);
@@ -159,7 +133,7 @@ static void test_capacity(void **state) {
         pebble_queue *queue = queue_new(capacity);
         for (uintptr_t i = 0; i < capacity; i++)
             assert_int_equal(pebble_queue_put(queue, item_of(i), 0), PEBBLE_OK);
-        assert_fails(pebble_queue_put(queue, NULL, 0), PEBBLE_ERR_TIMEOUT,
+        expect_error(pebble_queue_put(queue, NULL, 0), PEBBLE_ERR_TIMEOUT,
                      "pebble_queue_put");
         assert_int_equal(pebble_queue_size(queue), capacity);
         assert_int_equal(get(queue), 0);
@@ -172,7 +146,7 @@ static void test_timeouts(void **state) {
     void *item = &state;
     (void)state;
     pebble_queue *queue = queue_new(1);
-    assert_fails(pebble_queue_get(queue, 0, &item), PEBBLE_ERR_TIMEOUT,
+    expect_error(pebble_queue_get(queue, 0, &item), PEBBLE_ERR_TIMEOUT,
                  "pebble_queue_get");
     int64_t before_ns = now_ns();
     assert_int_equal(pebble_queue_get(queue, PEBBLE_MILLISECONDS(3), &item),
@@ -509,16 +483,16 @@ static void test_without_memory(void **state) {
     size_t count = 99;
     (void)state;
     pebble_test_fault(OS_FAULT_ALLOC, 1, true);
-    assert_fails(pebble_queue_new(0, &queue), PEBBLE_ERR_NO_MEMORY, "pebble_queue_new");
+    expect_error(pebble_queue_new(0, &queue), PEBBLE_ERR_NO_MEMORY, "pebble_queue_new");
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     assert_null(queue);
     queue = queue_new(0);
     pebble_test_fault(OS_FAULT_ALLOC, 1, true);
-    assert_fails(pebble_queue_put(queue, NULL, 0), PEBBLE_ERR_NO_MEMORY,
+    expect_error(pebble_queue_put(queue, NULL, 0), PEBBLE_ERR_NO_MEMORY,
                  "pebble_queue_put");
     for (int i = 0; i < MANY; i++)
         queues[i] = queue;
-    assert_fails(pebble_wait_for_queues(queues, MANY, 0, ready, &count),
+    expect_error(pebble_wait_for_queues(queues, MANY, 0, ready, &count),
                  PEBBLE_ERR_NO_MEMORY, "pebble_wait_for_queues");
     assert_int_equal(count, 99);
     assert_int_equal(pebble_wait_for_queues(queues, 4, 0, ready, &count), PEBBLE_OK);

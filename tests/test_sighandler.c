@@ -5,13 +5,7 @@
 #include <linux/seccomp.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,34 +14,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-#include <pebble.h>
+#include "support.h"
 
-#ifdef PEBBLE_FAULT_INJECTION
 #include "platform/platform.h"
-#endif
-
-#if defined(__SANITIZE_THREAD__)
-#define WITH_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define WITH_THREAD_SANITIZER 1
-#endif
-#endif
-#ifndef WITH_THREAD_SANITIZER
-#define WITH_THREAD_SANITIZER 0
-#endif
 
 enum { TIME_LIMIT_S = 60, ROUNDS = 300 };
 
 /* The last but one: valgrind keeps the last for itself. */
 #define LATE_SIGNAL (SIGRTMAX - 1)
-
-static void assert_fails(pebble_error error, pebble_error expected, const char *said) {
-    assert_int_equal(error, expected);
-    if (strstr(pebble_error_message(), said) == NULL)
-        fail_msg("\"%s\" does not say \"%s\"", pebble_error_message(), said);
-}
 
 static void wait_semaphore(sem_t *semaphore) {
     while (sem_wait(semaphore) != 0)
@@ -106,9 +80,9 @@ static void (*handler_now(int signal))(int) {
 static void test_arguments(void **state) {
     const int good = SIGUSR1;
     (void)state;
-    assert_fails(pebble_sighandler(NULL, 1, note, &seen), PEBBLE_ERR_INVALID,
+    expect_error(pebble_sighandler(NULL, 1, note, &seen), PEBBLE_ERR_INVALID,
                  "pebble_sighandler: signals is NULL");
-    assert_fails(pebble_sighandler(&good, 0, note, &seen), PEBBLE_ERR_INVALID,
+    expect_error(pebble_sighandler(&good, 0, note, &seen), PEBBLE_ERR_INVALID,
                  "pebble_sighandler: count is 0");
 }
 
@@ -117,9 +91,9 @@ static void test_no_signals(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         const int signals[] = {SIGUSR1, wrong[i]};
-        assert_fails(pebble_sighandler(signals, 2, note, &seen), PEBBLE_ERR_INVALID,
+        expect_error(pebble_sighandler(signals, 2, note, &seen), PEBBLE_ERR_INVALID,
                      "signals[1] is ");
-        assert_fails(pebble_sighandler(signals, 2, NULL, NULL), PEBBLE_ERR_INVALID,
+        expect_error(pebble_sighandler(signals, 2, NULL, NULL), PEBBLE_ERR_INVALID,
                      "signals[1] is ");
     }
     assert_true(handler_now(SIGUSR1) == SIG_DFL); /* all or nothing */
@@ -133,7 +107,7 @@ static void test_signals_not_for_handlers(void **state) {
                                         "SIGABRT", "SIGTRAP", "SIGSYS"};
     (void)state;
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        assert_fails(pebble_sighandler(&wrong[i], 1, note, &seen), PEBBLE_ERR_INVALID,
+        expect_error(pebble_sighandler(&wrong[i], 1, note, &seen), PEBBLE_ERR_INVALID,
                      names[i]);
 }
 
@@ -566,10 +540,10 @@ static void test_without_a_thread(void **state) {
     int signal = SIGUSR1;
     (void)state;
     pebble_test_fault(OS_FAULT_THREAD, 1, false);
-    assert_fails(pebble_sighandler(&signal, 1, note, &seen), PEBBLE_ERR_SYSTEM,
+    expect_error(pebble_sighandler(&signal, 1, note, &seen), PEBBLE_ERR_SYSTEM,
                  "pebble_sighandler");
     pebble_test_fault(OS_FAULT_ALLOC, 1, false);
-    assert_fails(pebble_sighandler(&signal, 1, note, &seen), PEBBLE_ERR_NO_MEMORY,
+    expect_error(pebble_sighandler(&signal, 1, note, &seen), PEBBLE_ERR_NO_MEMORY,
                  "pebble_sighandler");
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     assert_true(handler_now(SIGUSR1) == SIG_DFL);

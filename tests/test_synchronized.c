@@ -1,17 +1,12 @@
 /* PEBBLE_SYNCHRONIZED: one thread at a time, unlocked once however the block is left. */
 #include <errno.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-#include <pebble.h>
+#include "support.h"
 
 enum { TIME_LIMIT_S = 60, THREADS = 4, ROUNDS = 20000 };
 
@@ -246,12 +241,12 @@ static void test_owner_died(void **state) {
 
 /* ---- Threads ---- */
 
-static long counter;
+static long count_so_far;
 
 static void *count_by_default_mutex(void *unused) {
     for (int i = 0; i < ROUNDS; i++) {
         PEBBLE_SYNCHRONIZED (NULL) {
-            counter++;
+            count_so_far++;
             if (i % 3 == 0)
                 break;
             if (i % 3 == 1)
@@ -264,26 +259,26 @@ static void *count_by_default_mutex(void *unused) {
 static void *count_elsewhere(void *unused) {
     for (int i = 0; i < ROUNDS; i++)
         PEBBLE_SYNCHRONIZED (NULL)
-            counter++;
+            count_so_far++;
     return unused;
 }
 
 static void *count_by_own_mutex(void *mutex) {
     for (int i = 0; i < ROUNDS; i++)
         PEBBLE_SYNCHRONIZED ((pthread_mutex_t *)mutex)
-            counter++;
+            count_so_far++;
     return NULL;
 }
 
 static void run_threads(void *(*even)(void *), void *(*odd)(void *), void *argument) {
     pthread_t threads[THREADS];
-    counter = 0;
+    count_so_far = 0;
     for (int i = 0; i < THREADS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, i % 2 ? odd : even, argument),
                          0);
     for (int i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
-    assert_int_equal(counter, (long)THREADS * ROUNDS);
+    assert_int_equal(count_so_far, (long)THREADS * ROUNDS);
 }
 
 static void test_default_mutex_is_shared(void **state) {

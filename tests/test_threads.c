@@ -2,43 +2,17 @@
 #include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-#include <pebble.h>
+#include "support.h"
 
-#ifdef PEBBLE_FAULT_INJECTION
 #include "platform/platform.h"
-#endif
-
-#if defined(__SANITIZE_THREAD__)
-#define WITH_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define WITH_THREAD_SANITIZER 1
-#endif
-#endif
-#ifndef WITH_THREAD_SANITIZER
-#define WITH_THREAD_SANITIZER 0
-#endif
 
 enum { TIME_LIMIT_S = 60, MANY = 20, ROUNDS = 300 };
-
-static void assert_fails(pebble_error error, pebble_error expected, const char *said) {
-    assert_int_equal(error, expected);
-    if (strstr(pebble_error_message(), said) == NULL)
-        fail_msg("\"%s\" does not say \"%s\"", pebble_error_message(), said);
-}
 
 static void wait_semaphore(sem_t *semaphore) {
     while (sem_wait(semaphore) != 0)
@@ -76,9 +50,9 @@ static void join_and_unref(pebble_thread *thread) {
 static void test_start_arguments(void **state) {
     pebble_thread *thread = NULL;
     (void)state;
-    assert_fails(pebble_thread_start(NULL, NULL, NULL, &thread), PEBBLE_ERR_INVALID,
+    expect_error(pebble_thread_start(NULL, NULL, NULL, &thread), PEBBLE_ERR_INVALID,
                  "pebble_thread_start: function is NULL");
-    assert_fails(pebble_thread_start(return_at_once, NULL, NULL, NULL),
+    expect_error(pebble_thread_start(return_at_once, NULL, NULL, NULL),
                  PEBBLE_ERR_INVALID, "pebble_thread_start: thread is NULL");
     assert_null(thread);
 }
@@ -86,9 +60,9 @@ static void test_start_arguments(void **state) {
 static void test_join_arguments(void **state) {
     (void)state;
     pebble_thread *thread = start(return_at_once, NULL);
-    assert_fails(pebble_thread_join(NULL, 0), PEBBLE_ERR_INVALID,
+    expect_error(pebble_thread_join(NULL, 0), PEBBLE_ERR_INVALID,
                  "pebble_thread_join: thread is NULL");
-    assert_fails(pebble_thread_join(thread, -1), PEBBLE_ERR_INVALID,
+    expect_error(pebble_thread_join(thread, -1), PEBBLE_ERR_INVALID,
                  "pebble_thread_join: timeout_ns is negative");
     join_and_unref(thread);
     pebble_thread_unref(NULL);
@@ -99,17 +73,17 @@ static void test_wait_arguments(void **state) {
     pebble_thread *thread = start(return_at_once, NULL);
     pebble_thread *threads[] = {thread, NULL}, *ready[2] = {NULL, NULL};
     size_t count = 99;
-    assert_fails(pebble_wait_for_threads(NULL, 1, 0, ready, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_threads(NULL, 1, 0, ready, &count), PEBBLE_ERR_INVALID,
                  "pebble_wait_for_threads: threads is NULL");
-    assert_fails(pebble_wait_for_threads(threads, 0, 0, ready, &count),
+    expect_error(pebble_wait_for_threads(threads, 0, 0, ready, &count),
                  PEBBLE_ERR_INVALID, "count is 0");
-    assert_fails(pebble_wait_for_threads(threads, 1, -1, ready, &count),
+    expect_error(pebble_wait_for_threads(threads, 1, -1, ready, &count),
                  PEBBLE_ERR_INVALID, "timeout_ns is negative");
-    assert_fails(pebble_wait_for_threads(threads, 1, 0, NULL, &count), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_threads(threads, 1, 0, NULL, &count), PEBBLE_ERR_INVALID,
                  "ready is NULL");
-    assert_fails(pebble_wait_for_threads(threads, 1, 0, ready, NULL), PEBBLE_ERR_INVALID,
+    expect_error(pebble_wait_for_threads(threads, 1, 0, ready, NULL), PEBBLE_ERR_INVALID,
                  "ready_count is NULL");
-    assert_fails(pebble_wait_for_threads(threads, 2, 0, ready, &count),
+    expect_error(pebble_wait_for_threads(threads, 2, 0, ready, &count),
                  PEBBLE_ERR_INVALID, "threads[1] is NULL");
     assert_int_equal(count, 99);
     assert_null(ready[0]);
@@ -138,8 +112,8 @@ static void test_join_timeout(void **state) {
     (void)state;
     sem_init(&leave, 0, 0);
     pebble_thread *thread = start(wait_for_leave, &leave);
-    assert_fails(pebble_thread_join(thread, 0), PEBBLE_ERR_TIMEOUT, "pebble_thread_join");
-    assert_fails(pebble_thread_join(thread, PEBBLE_MILLISECONDS(2)), PEBBLE_ERR_TIMEOUT,
+    expect_error(pebble_thread_join(thread, 0), PEBBLE_ERR_TIMEOUT, "pebble_thread_join");
+    expect_error(pebble_thread_join(thread, PEBBLE_MILLISECONDS(2)), PEBBLE_ERR_TIMEOUT,
                  "pebble_thread_join");
     sem_post(&leave);
     join_and_unref(thread);
@@ -487,10 +461,10 @@ static void test_start_without_memory_or_thread(void **state) {
     pebble_thread *thread = NULL;
     (void)state;
     pebble_test_fault(OS_FAULT_ALLOC, 1, false);
-    assert_fails(pebble_thread_start(return_at_once, NULL, NULL, &thread),
+    expect_error(pebble_thread_start(return_at_once, NULL, NULL, &thread),
                  PEBBLE_ERR_NO_MEMORY, "pebble_thread_start");
     pebble_test_fault(OS_FAULT_THREAD, 1, false);
-    assert_fails(pebble_thread_start(return_at_once, NULL, NULL, &thread),
+    expect_error(pebble_thread_start(return_at_once, NULL, NULL, &thread),
                  PEBBLE_ERR_SYSTEM, "pebble_thread_start");
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     assert_null(thread);
@@ -505,7 +479,7 @@ static void test_wait_without_memory(void **state) {
     for (int i = 0; i < MANY; i++)
         threads[i] = thread;
     pebble_test_fault(OS_FAULT_ALLOC, 1, true);
-    assert_fails(pebble_wait_for_threads(threads, MANY, 0, ready, &count),
+    expect_error(pebble_wait_for_threads(threads, MANY, 0, ready, &count),
                  PEBBLE_ERR_NO_MEMORY, "pebble_wait_for_threads");
     assert_int_equal(count, 99);
     assert_int_equal(pebble_wait_for_threads(threads, 4, PEBBLE_FOREVER, ready, &count),
