@@ -11,8 +11,9 @@
 typedef struct channel_sender {
     channel_down *down;
     channel_up *up;
-    uint32_t tail;     /* of what has been written; published by sender_publish() */
-    uint64_t sequence; /* of the next task */
+    uint32_t tail;        /* of what has been written; published by sender_publish() */
+    uint64_t sequence;    /* of the next task */
+    uint32_t woken_sleep; /* the worker's sleep for which it has been woken */
 } channel_sender;
 
 /* A task as it goes into the ring. */
