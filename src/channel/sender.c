@@ -128,16 +128,16 @@ void sender_publish(channel_sender *sender) {
     atomic_store_explicit(&sender->down->task_tail, sender->tail, memory_order_release);
     atomic_thread_fence(
         memory_order_seq_cst); /* pairs with the worker's before it sleeps */
-    /* Once for each sleep: until the worker has got a processor there may be many more tasks. If it
-     * sleeps for what is already taken, there is nothing to wake it for, and the one call must not be
-     * used up (tests/model/doorbell.pml). A worker that writes nonsense there keeps only itself from
-     * being woken. */
+    /* Until a woken worker has got a processor many more tasks may come: none of them wakes it
+     * again. A call that found nobody asleep does not count, whatever the worker's word says: the
+     * sleep may be still to come (tests/model/doorbell.pml). If it sleeps for what is already taken,
+     * there is nothing to wake it for. */
     uint32_t sleep = atomic_load_explicit(&sender->up->task_sleep, memory_order_acquire);
     if ((sleep & 1) == 0 || sleep == sender->woken_sleep ||
         atomic_load_explicit(&sender->up->task_head, memory_order_relaxed) == sender->tail)
         return;
-    sender->woken_sleep = sleep;
-    os_futex_wake_shared(&sender->down->task_tail, 1);
+    if (os_futex_wake_shared(&sender->down->task_tail, 1) > 0)
+        sender->woken_sleep = sleep;
 }
 
 bool sender_withdraw(channel_sender *sender, uint64_t sequence) {

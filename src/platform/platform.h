@@ -67,7 +67,7 @@ int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadl
 int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,
                          int64_t deadline_ns);
 void os_futex_wake(const _Atomic uint32_t *word, int count);
-void os_futex_wake_shared(const _Atomic uint32_t *word, int count);
+int os_futex_wake_shared(const _Atomic uint32_t *word, int count); /* how many slept */
 
 /* Sleeps on a private and a shared word at once. ENOSYS where the kernel cannot (before 5.16). */
 int os_futex_wait_both(const _Atomic uint32_t *private_word, uint32_t private_expected,

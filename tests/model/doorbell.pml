@@ -4,17 +4,19 @@
  * (src/channel/sender.c, worker_end.c). Writes go through a store buffer for each side (x86 TSO):
  * the other side sees them when the buffer drains, which only a fence waits for.
  *
- * The consumer counts `sleeping` up to odd before it sleeps and to even after. The producer makes
- * one call to wake for each such epoch, and only if the consumer has not yet consumed all that is
- * published. Without that last look, the wake may belong to an item that the consumer has seen
- * already: it comes between the consumer's last look and its sleep, wakes nobody, and uses up the
- * epoch, so that the next item wakes nobody either.
+ * The consumer counts `sleeping` up to odd before it sleeps and to even after. The producer wakes it
+ * once for each such epoch: it calls until a call has found the consumer asleep, and only if the
+ * consumer has not yet consumed all that is published. If any call counted, one might come between
+ * the consumer's last look and its sleep, wake nobody, and use up the epoch, so that the next item
+ * wakes nobody either. Without that last look the wake may belong to an item that the consumer has
+ * consumed already: it sleeps on in the same epoch, which is used up.
  *
  * A lost wake-up shows as a deadlock: the consumer sleeps, the producer is through. run checks
  * that each of these fails:
  *   NO_PRODUCER_FENCE, NO_CONSUMER_FENCE  a fence left out
- *   NO_HEAD_CHECK  wakes whenever the epoch is odd and new, whatever is consumed
- *   NO_COMPARE     a futex that sleeps without comparing the word
+ *   ANY_CALL_COUNTS  one call uses up the epoch, also if it woke nobody
+ *   NO_HEAD_CHECK    wakes whenever the epoch is odd and new, whatever is consumed
+ *   NO_COMPARE       a futex that sleeps without comparing the word
  * and that this holds: WAKE_ALWAYS, which wakes at each item while the epoch is odd.
  */
 #define ITEMS 4
@@ -28,7 +30,7 @@ byte sleeping; /* by the consumer: odd while it sleeps or is about to */
 
 bool asleep; /* the kernel's queue of who waits on tail */
 
-byte wakes;    /* ghosts: calls made to wake */
+byte wakes;    /* ghosts: calls that woke */
 bool spurious; /* the sleep ended for no reason, once */
 
 chan producer_buffer = [2] of {byte};
@@ -65,13 +67,24 @@ active proctype producer() {
         if
 #if defined(WAKE_ALWAYS)
         :: epoch % 2 == 1 ->
-#elif defined(NO_HEAD_CHECK)
+#elif defined(NO_HEAD_CHECK) || defined(ANY_CALL_COUNTS) /* a used-up epoch shows at once */
         :: epoch % 2 == 1 && epoch != woken_epoch ->
 #else
         :: epoch % 2 == 1 && epoch != woken_epoch && seen_head != published ->
 #endif
-            woken_epoch = epoch;
-            atomic { asleep = false; wakes++ } /* FUTEX_WAKE */
+            atomic { /* FUTEX_WAKE, which returns whether it woke */
+                if
+#ifdef ANY_CALL_COUNTS
+                :: true ->
+#else
+                :: asleep ->
+#endif
+                    woken_epoch = epoch;
+                    wakes = wakes + asleep
+                :: else
+                fi;
+                asleep = false
+            }
         :: else
         fi
     od;

@@ -52,8 +52,8 @@ void os_futex_wake(const _Atomic uint32_t *word, int count) {
     syscall(SYS_futex, word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, count, NULL, NULL, 0);
 }
 
-void os_futex_wake_shared(const _Atomic uint32_t *word, int count) {
-    syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+int os_futex_wake_shared(const _Atomic uint32_t *word, int count) {
+    return (int)syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }
 
 int os_futex_wait_both(const _Atomic uint32_t *private_word, uint32_t private_expected,
