@@ -31,17 +31,43 @@ enum { MAPPINGS_MAX = 16 };
 static struct {
     void *memory;
     size_t size;
+    int fd; /* -1: none */
 } mappings[MAPPINGS_MAX];
 static size_t mapping_count;
 
-void *shared_memory(size_t size) {
+static void *map_shared(int fd, size_t size) {
+    int flags = fd < 0 ? MAP_SHARED | MAP_ANONYMOUS : MAP_SHARED;
+    return mmap(NULL, size, PROT_READ | PROT_WRITE, flags, fd, 0);
+}
+
+static void *new_shared_memory(int fd, size_t size) {
     assert_true(mapping_count < MAPPINGS_MAX);
-    void *memory =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void *memory = map_shared(fd, size);
     assert_ptr_not_equal(memory, MAP_FAILED);
     mappings[mapping_count].memory = memory;
+    mappings[mapping_count].fd = fd;
     mappings[mapping_count++].size = size;
     return memory;
+}
+
+void *shared_memory(size_t size) {
+    return new_shared_memory(-1, size);
+}
+
+void *shared_memory_with_path(size_t size, char path[MEMORY_PATH_SIZE]) {
+    int fd = memfd_create("test", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)size), 0);
+    snprintf(path, MEMORY_PATH_SIZE, "/proc/%d/fd/%d", (int)getpid(), fd);
+    return new_shared_memory(fd, size);
+}
+
+void *shared_memory_at(const char *path, size_t size) {
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    void *memory = fd >= 0 ? map_shared(fd, size) : MAP_FAILED;
+    if (fd >= 0)
+        close(fd);
+    return memory != MAP_FAILED ? memory : NULL;
 }
 
 uint32_t counter_add(counter *events, uint32_t n) {
@@ -359,6 +385,15 @@ static void show_descriptors(void) {
         closedir(directory);
 }
 
+static void give_memory_back(void) {
+    while (mapping_count > 0) {
+        mapping_count--;
+        munmap(mappings[mapping_count].memory, mappings[mapping_count].size);
+        if (mappings[mapping_count].fd >= 0)
+            close(mappings[mapping_count].fd);
+    }
+}
+
 int support_teardown(void **state) {
     int result = 0;
     (void)state;
@@ -366,14 +401,11 @@ int support_teardown(void **state) {
         show_and_kill_children();
         result = -1;
     }
+    give_memory_back(); /* with its descriptors */
     if (!wait_until(no_new_descriptors, NULL)) {
         print_error("%zu descriptors more\n", open_descriptors() - descriptors_before);
         show_descriptors();
         result = -1;
-    }
-    while (mapping_count > 0) {
-        mapping_count--;
-        munmap(mappings[mapping_count].memory, mappings[mapping_count].size);
     }
     return result;
 }

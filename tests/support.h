@@ -52,6 +52,13 @@ typedef struct counter {
 /* Zeroed memory shared with every process forked later, until the test's end. */
 void *shared_memory(size_t size);
 
+/* As shared_memory(), also for processes that are executed: they map it by its path. */
+enum { MEMORY_PATH_SIZE = 64 };
+void *shared_memory_with_path(size_t size, char path[MEMORY_PATH_SIZE]);
+
+/* Maps that memory in another process, while the test runs; NULL if it cannot. In tasks too. */
+void *shared_memory_at(const char *path, size_t size);
+
 /* Adds, and wakes those that wait. Returns the new value. May be used in tasks. */
 uint32_t counter_add(counter *events, uint32_t n);
 uint32_t counter_value(counter *events);
