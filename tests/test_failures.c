@@ -196,6 +196,74 @@ static void test_wrong_calls_in_a_task(void **state) {
     }
 }
 
+/* ---- pebble_task_vfail() ---- */
+
+/* What a task's own helper does with its list of arguments. */
+PEBBLE_PRINTF(3, 4)
+static int fail_by_list(pebble_task *task, int code, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    int returned = pebble_task_vfail(task, code, format, args);
+    va_end(args);
+    return returned;
+}
+
+enum { VFAIL_ZERO, VFAIL_FORMATTED, VFAIL_LONG, VFAIL_NULL_TASK, VFAIL_NULL_FORMAT };
+
+static int vfail_as_told(pebble_task *task, const void *input, size_t input_size) {
+    const char *no_format = NULL; /* not a constant: the compiler would warn */
+    (void)input_size;
+    switch (*(const int *)input) {
+    case VFAIL_ZERO:
+        return fail_by_list(task, 0, "code %d", 0) == 1 && pebble_task_failed(task) ? 0
+                                                                                    : 99;
+    case VFAIL_FORMATTED:
+        return fail_by_list(task, -8, "%s, %d, %.2f and %c", "text", -7, 2.5, 'c');
+    case VFAIL_LONG:
+        return fail_by_list(task, 2, "%*s", MESSAGE_MAX + 1, "m");
+    case VFAIL_NULL_TASK:
+        if (fail_by_list(NULL, 5, "nobody's") != 5 || fail_by_list(NULL, 0, "it") != 1 ||
+            strstr(pebble_error_message(), "task") == NULL)
+            return 98;
+        break;
+    case VFAIL_NULL_FORMAT:
+        if (fail_by_list(task, 5, no_format) != 5 ||
+            fail_by_list(task, 0, no_format) != 1 ||
+            strstr(pebble_error_message(), "format") == NULL)
+            return 97;
+        break;
+    }
+    return pebble_task_failed(task) ? 96 : 0; /* such a call has not made it fail */
+}
+
+static void check_vfail(pebble_pool *pool, int told, int code, const char *message) {
+    pebble_future *future = schedule(pool, vfail_as_told, &told, sizeof told, 0);
+    if (code == 0) {
+        expect_end(future, PEBBLE_OK);
+        return;
+    }
+    const pebble_failure *failure = failure_of(future, PEBBLE_ERR_TASK_FAILED);
+    assert_int_equal(failure->code, code);
+    assert_string_equal(failure->message, message);
+    pebble_future_unref(future);
+}
+
+static void test_failed_with_a_list_of_arguments(void **state) {
+    char blanks[MESSAGE_MAX + 1];
+    (void)state;
+    memset(blanks, ' ', MESSAGE_MAX);
+    blanks[MESSAGE_MAX] = '\0';
+    pebble_pool *pools[] = {pool_of_one(), new_thread_pool(NULL)};
+    for (int i = 0; i < 2; i++) {
+        check_vfail(pools[i], VFAIL_ZERO, 1, "code 0");
+        check_vfail(pools[i], VFAIL_FORMATTED, -8, "text, -7, 2.50 and c");
+        check_vfail(pools[i], VFAIL_LONG, 2, blanks);
+        check_vfail(pools[i], VFAIL_NULL_TASK, 0, NULL);
+        check_vfail(pools[i], VFAIL_NULL_FORMAT, 0, NULL);
+        close_join_free(pools[i]);
+    }
+}
+
 /* ---- Time and cancelling ---- */
 
 static int sleep_for_ever(pebble_task *task, const void *input, size_t input_size) {
@@ -523,6 +591,7 @@ int main(void) {
         TEST(failed_threads),
         TEST(last_failure_counts),
         TEST(wrong_calls_in_a_task),
+        TEST(failed_with_a_list_of_arguments),
         TEST(timeout),
         TEST(cancelled),
         TEST(expired_by_exit),
