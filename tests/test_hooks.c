@@ -828,26 +828,36 @@ static void test_slow_end(void **state) {
 
 /* ---- Tests: a hook never returns ---- */
 
-/* At a worker's start, its time counts as the initializer's. */
-static void check_start_that_hangs(pebble_start_method method) {
+/* At a worker's start, its time counts as the initializer's, if there is one or not. */
+static void check_start_that_hangs(pebble_start_method method,
+                                   pebble_initializer initializer) {
     hold(START, 1);
     pebble_pool *pool = new_process_pool(
         PEBBLE_POOL_OPTIONS(.max_workers = 1, .start_method = method,
-                            .initializer = initialize, .hooks = &programs_hooks,
+                            .initializer = initializer, .hooks = &programs_hooks,
                             .initializer_timeout_ns = PEBBLE_MILLISECONDS(200),
                             .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
     pebble_future *future = schedule(pool, tell_pid, NULL, 0, 0);
     expect_error(pebble_future_result(future, DEADLINE_NS, NULL, NULL), PEBBLE_ERR_BROKEN,
-                 "the initializer took longer than 0.200 s");
+                 "the worker's start took longer than 0.200 s");
     pebble_future_unref(future);
     close_join_free(pool);
     assert_in_range(times(START), 0, 3);
     assert_int_equal(times(INITIALIZER) + times(TASK) + times(END), 0);
 }
 
+static void check_initialized_start_that_hangs(pebble_start_method method) {
+    check_start_that_hangs(method, initialize);
+}
+
+static void check_mere_start_that_hangs(pebble_start_method method) {
+    check_start_that_hangs(method, NULL);
+}
+
 static void test_start_that_hangs(void **state) {
     (void)state;
-    with_each_method(check_start_that_hangs);
+    with_each_method(check_initialized_start_that_hangs);
+    with_each_method(check_mere_start_that_hangs);
 }
 
 /* At a worker's end: stop ends it. */

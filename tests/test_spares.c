@@ -192,6 +192,35 @@ static pid_t let_die(pebble_pool *pool, death how) {
     return pid;
 }
 
+/* A task that waits for its own worker's initializer brings no other about. */
+static int initialize_when_told(const void *input, size_t size) {
+    int code = initialize(input, size);
+    return code != 0 ? code : counter_wait(&record->go, 1) ? 0 : 3;
+}
+
+static void check_one_task_one_worker(pebble_start_method method) {
+    pebble_pool_info info = PEBBLE_POOL_INFO_INIT;
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 8, .start_method = method,
+                            .initializer = initialize_when_told,
+                            .initializer_input = record_path,
+                            .initializer_input_size = strlen(record_path) + 1));
+    pebble_future *future = schedule(pool, tell_pid, NULL, 0, 0);
+    counter_expect(&record->initialized, 1);
+    counter_add(&record->go, 1);
+    pid_t pid = take_int(future);
+    expect_ok(pebble_pool_get_info(pool, &info));
+    assert_int_equal(info.workers, 1);
+    close_join_free(pool);
+    assert_int_equal(counter_value(&record->initialized), 1);
+    assert_int_equal(times_initialized(pid), 1);
+}
+
+static void test_one_task_one_worker(void **state) {
+    (void)state;
+    with_each_method(check_one_task_one_worker);
+}
+
 static void check_replacement(pebble_start_method method) {
     pid_t before[WORKERS], now[WORKERS];
     pebble_pool *pool = pool_of(method, WORKERS, 0);
@@ -322,6 +351,7 @@ static void test_how_many(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        TEST(one_task_one_worker),
         TEST(spare_replaces_the_dead),
         TEST(all_die_at_once),
         TEST(death_of_a_spare),

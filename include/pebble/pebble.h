@@ -307,7 +307,7 @@ typedef struct pebble_pool_info {
     uint64_t queued;        /* tasks not yet given to a worker */
     uint64_t in_flight;     /* tasks given to a worker and not ended */
     uint64_t ended;         /* tasks ended, in whatever way */
-    uint64_t worker_deaths; /* workers that ended without having been told to */
+    uint64_t worker_deaths; /* workers, spares too, that ended without having been told to */
 } pebble_pool_info;
 
 #define PEBBLE_POOL_INFO_INIT                                                            \
@@ -760,7 +760,10 @@ typedef enum pebble_fork_kind {
 } pebble_fork_kind;
 
 /* Called where a language runtime must act. Each may be NULL. A zygote is forked in a thread
- * that calls pebble_schedule() or, after the loss of the one before, in a thread of the library.
+ * that calls pebble_schedule() or, after the loss of the one before, in the thread of the library
+ * that keeps all deadlines; workers are forked one after another, by a process that also ends them. So
+ * hooks around a fork must be short. worker_start, and after_fork_child in a worker, count as part of
+ * its initializer: what fails or hangs there breaks the pool after three tries.
  * With forkserver and spawn, the executed program gives its hooks to pebble_worker_main_hooks(). */
 struct pebble_hooks {
     size_t struct_size; /* sizeof(pebble_hooks) */
@@ -769,7 +772,8 @@ struct pebble_hooks {
     void (*after_fork_parent)(void *context, pebble_fork_kind kind);
     void (*after_fork_child)(void *context, pebble_fork_kind kind);
     void (*worker_start)(void *context, const char *name); /* before the initializer */
-    void (*worker_end)(void *context); /* when a worker ends in order, before it exits */
+    /* When a worker ends in order, before it exits; not if its initializer failed. */
+    void (*worker_end)(void *context);
 };
 
 /* As pebble_worker_main(), with hooks (kept, not copied). */

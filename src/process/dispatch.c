@@ -351,10 +351,22 @@ bool workers_arm(process_pool *pool) {
 
 /* ---- Dispatch ---- */
 
+/* Some task waits for another task. One that waits for nothing but its own worker's initializer gains
+ * nothing from one more worker, which has to initialize itself too. */
+static bool waits_for_task(const process_pool *pool) {
+    for (int i = 0; i < pool->worker_count; i++) {
+        const process_worker *worker = pool->workers[i];
+        if (worker->in_flight > (worker->ready ? 1u : 2u))
+            return true;
+    }
+    return false;
+}
+
 bool pool_wants_worker(const process_pool *pool) {
-    bool waits = pool->pending != NULL || (pool->ahead > 0 && pool->idle == NULL);
-    return waits && pool->worker_count < pool->base.settings.max_workers &&
-           pool->retry.deadline_ns == OS_NO_DEADLINE;
+    return pool->worker_count < pool->base.settings.max_workers &&
+           pool->retry.deadline_ns == OS_NO_DEADLINE &&
+           (pool->pending != NULL ||
+            (pool->ahead > 0 && pool->idle == NULL && waits_for_task(pool)));
 }
 
 /* Pending tasks, or tasks ahead: then the progress of every worker matters. */

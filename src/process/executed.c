@@ -67,6 +67,10 @@ void pebble_worker_main_hooks(const pebble_hooks *hooks) {
         return;
     if (hooks == NULL)
         hooks = &no_hooks;
+    if (hooks->struct_size < sizeof *hooks) {
+        fprintf(stderr, "pebble_worker_main_hooks: hooks->struct_size is wrong\n");
+        _exit(EXIT_FAILURE);
+    }
     if (fork_watch() != 0)
         _exit(EXIT_FAILURE);
     if (worker != NULL)

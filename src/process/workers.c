@@ -243,16 +243,20 @@ static void leave_to_exit(process_worker *worker) {
     set_limit(worker, exit_limit_ns);
 }
 
+/* Something runs at a worker's start that may fail or hang, or is not sure to be there: the first
+ * task, be it an empty initializer, shows in time that the start is over. */
 static bool needs_initializer(const process_pool *pool) {
-    return pool->base.settings.initializer != NULL || pool->functions.by_name;
+    const pool_settings *settings = &pool->base.settings;
+    return settings->initializer != NULL || pool->functions.by_name ||
+           (settings->hooks != NULL && (settings->hooks->worker_start != NULL ||
+                                        settings->hooks->after_fork_child != NULL));
 }
 
 static void keep_input(void *context) {
     (void)context;
 }
 
-/* Sends the initializer as the worker's first task. With executed workers always: it shows that
- * they found the way to pebble_worker_main(). */
+/* Sends the initializer as the worker's first task. */
 static bool send_initializer(process_worker *worker) {
     process_pool *pool = worker->pool;
     const pool_settings *settings = &pool->base.settings;
@@ -731,20 +735,18 @@ static void initializer_died(process_worker *worker, int status, bool killed,
     bool started =
         sender_started(&worker->sender, worker_head(worker)->sequence, &start_ns);
     describe_death(&failure, status, death, sizeof death);
+    const char *executed = pool->functions.by_name ? " (does the executed program's main "
+                                                     "call pebble_worker_main() first?)"
+                                                   : "";
     if (killed)
-        snprintf(reason, sizeof reason, "the initializer took longer than %.3f s%s",
+        snprintf(reason, sizeof reason, "%s took longer than %.3f s%s",
+                 started ? "the initializer" : "the worker's start",
                  (double)pool->base.settings.initializer_timeout_ns / 1e9,
-                 started
-                     ? ""
-                     : ", or the executed program does not call pebble_worker_main()");
+                 started ? "" : executed);
     else
-        snprintf(
-            reason, sizeof reason, "%s: %s",
-            started
-                ? "the initializer failed"
-                : "the worker ended before it served (does the executed program's main "
-                  "call pebble_worker_main() first?)",
-            death);
+        snprintf(reason, sizeof reason, "%s%s: %s",
+                 started ? "the initializer failed" : "the worker ended before it served",
+                 started ? "" : executed, death);
     start_failed(pool, failure.exit_code, reason, list);
 }
 
