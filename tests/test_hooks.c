@@ -379,6 +379,8 @@ static void check_contexts(pebble_start_method method) {
 
 /* "hooked-N", another one for each. */
 static void check_names(void) {
+    if (times(START) == 1 && strcmp(find_event(START, 0)->name, "hooked") == 0)
+        return; /* of a single call */
     for (uint32_t i = 0; i < times(START); i++) {
         const event *at = find_event(START, i);
         assert_memory_equal(at->name, "hooked-", 7);

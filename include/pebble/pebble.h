@@ -33,7 +33,8 @@
  * sighandler, waiting for threads and for queues; last what embedders of language runtimes need.
  *
  * What holds for every function unless its comment says otherwise:
- *   - It may be called from any thread. It blocks only if it waits for something with a timeout.
+ *   - It may be called from any thread. It blocks only if it waits for something with a
+ *     timeout.
  *   - It returns a pebble_error. Unless that is PEBBLE_OK, its out-parameters are untouched and
  *     pebble_error_message() tells more, naming the argument if one was wrong.
  *   - Pointers to objects must be valid; a NULL one gives PEBBLE_ERR_INVALID. The functions that
@@ -157,9 +158,10 @@ typedef struct pebble_bytes {
 /* How the processes of a pool come about (as in Python's multiprocessing).
  *
  * A pool has one child process of the program, which has the workers for its own children; so
- * wait(NULL) in a loop finds a child for as long as a pool lives: wait for your own by number. With
- * PEBBLE_START_FORK the pool's processes keep the program's descriptors, as any child, and tasks run
- * on the stack of the thread that scheduled the pool's first task, whose size is their limit. */
+ * wait(NULL) in a loop finds a child for as long as a pool lives: wait for your own by number.
+ * With PEBBLE_START_FORK the pool's processes keep the program's descriptors, as any child, and
+ * tasks run on the stack of the thread that scheduled the pool's first task, whose size is their
+ * limit. */
 typedef enum pebble_start_method {
     PEBBLE_START_DEFAULT, /* PEBBLE_START_FORK */
     PEBBLE_START_FORK,    /* forked from the program as it was at the pool's first task */
@@ -189,8 +191,8 @@ typedef struct pebble_pool_options {
     /* The longest that the initializer may take. Default: 60 s. Processes only. */
     int64_t initializer_timeout_ns;
 
-    /* The workers' name, as shown by ps and top (cut to what the system takes: 15 characters,
-     * the number of the worker with it). Default: "pebble". */
+    /* The workers' name, as shown by ps and top: "name-1", "name-2" and so on, name cut to 10
+     * characters. Default: "pebble". */
     const char *name;
 
     /* The rest is for processes only. */
@@ -230,10 +232,12 @@ PEBBLE_API pebble_error pebble_process_pool_new(const pebble_pool_options *optio
 
 /* Makes a pool of threads, used exactly as a pool of processes, but that nothing can stop a
  * running task: a task's timeout is PEBBLE_ERR_INVALID, a running task cannot be cancelled, and
- * stop lets the running tasks finish. Its threads, and the one that runs done-callbacks, have the
- * signal mask of the thread that brought them about. A task may end its thread (pthread_exit): it
- * fails, and the thread is replaced. In a child that it forks, a task must not return: if it does,
- * the child exits. Errors as pebble_process_pool_new(). */
+ * stop lets the running tasks finish. Inputs and results may hold pointers. Its threads, and the
+ * one that runs done-callbacks, have the signal mask of the thread that brought them about. A task
+ * may end its thread (pthread_exit): it fails, and the thread is replaced. In a child that it
+ * forks, a task must not return: if it does, the child exits. Join returns when they have done
+ * their last task, which may be a moment before the system counts them as ended. Errors as
+ * pebble_process_pool_new(). */
 PEBBLE_API pebble_error pebble_thread_pool_new(const pebble_pool_options *options,
                                                pebble_pool **pool);
 
@@ -243,8 +247,10 @@ PEBBLE_API pebble_error pebble_thread_pool_new(const pebble_pool_options *option
  *               queue; then its process and all that it started are ended, and its future ends
  *               with PEBBLE_ERR_TASK_TIMEOUT. 0 for no limit.
  *   future      out: release with pebble_future_unref(). NULL if nobody cares how the task ends.
- * The first task of a process pool starts its processes, in the calling thread: a fork of the
- * program, which takes the longer the more memory that has (0.25 ms, or 33 ms with 1 GiB).
+ * Tasks start about in their order: one that was given to a worker behind a slow one goes to
+ * another worker as soon as one is idle. The first task of a process pool starts its processes, in
+ * the calling thread: a fork of the program, which takes the longer the more memory that has (0.25
+ * ms, or 33 ms with 1 GiB).
  * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NOT_ACTIVE after close or stop, PEBBLE_ERR_BROKEN,
  * PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_schedule(pebble_pool *pool, pebble_function function,
@@ -284,9 +290,9 @@ PEBBLE_API bool pebble_pool_active(const pebble_pool *pool);
 PEBBLE_API pebble_error pebble_pool_close(pebble_pool *pool);
 
 /* Stops the pool abruptly. Process pool: every queued and running task ends as cancelled, the
- * running ones when their processes are gone. Thread pool: the running tasks are performed, the
- * queued ones cancelled. Does not wait; harmless if repeated. Errors: PEBBLE_ERR_INVALID,
- * PEBBLE_ERR_FORKED. */
+ * running ones when their processes are gone. Thread pool: the running tasks (of a map: the running
+ * chunks, to their end) are performed, the queued ones cancelled. Does not wait; harmless if
+ * repeated. Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_pool_stop(pebble_pool *pool);
 
 /* Waits until every worker of a closed or stopped pool has gone, every future has ended and every
@@ -383,7 +389,9 @@ typedef void (*pebble_callback)(pebble_future *future, void *context);
  * another, in a thread of the library, in no lock, in the order of the futures' ends; at once and
  * in the calling thread if the future has ended already. A callback may call everything but
  * pebble_pool_join() on its own pool; it may unreference a future of its own, and future is valid
- * until it returns. If it ends its thread, another goes on with the rest. Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM. */
+ * until it returns. It is called also if nobody has a reference to the future any more. If it ends
+ * its thread, another goes on with the rest.
+ * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM. */
 PEBBLE_API pebble_error pebble_future_add_callback(pebble_future *future,
                                                    pebble_callback callback,
                                                    void *context);
@@ -395,7 +403,7 @@ PEBBLE_API pebble_future *pebble_future_ref(pebble_future *future);
 PEBBLE_API void pebble_future_unref(pebble_future *future);
 
 /* Waits until at least one of the futures has ended.
- *   index  out, may be NULL: the first in the array that has
+ *   index  out, may be NULL: the first that has, in the array's order
  * Errors: PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_INVALID also for count 0, PEBBLE_ERR_FORKED. */
 PEBBLE_API pebble_error pebble_future_wait_any(pebble_future *const *futures, size_t count,
                                                int64_t timeout_ns, size_t *index);
@@ -501,9 +509,10 @@ PEBBLE_API void pebble_map_unref(pebble_map *map);
 /* Options of a single call. Set struct_size, leave the rest zero for the defaults. */
 typedef struct pebble_concurrent_options {
     size_t struct_size; /* sizeof(pebble_concurrent_options) */
-    const char *name;   /* of the process or thread; cut as in pebble_pool_options */
+    const char *name; /* of the process or thread, cut to 15 characters. Default: "pebble" */
 
-    /* The rest is for processes only, as in pebble_pool_options and pebble_schedule(). */
+    /* The rest is for processes only, as in pebble_pool_options and pebble_schedule(). A thread
+     * must have no timeout_ns; what else is set is ignored. */
     int64_t timeout_ns;
     int64_t termination_grace_ns;
     pebble_start_method start_method;
@@ -548,8 +557,8 @@ PEBBLE_API pebble_error pebble_register_function(const char *name,
 
 /* PEBBLE_TASK(result_type, name, (type, argument)...) { body } defines a task with up to eight
  * typed arguments and a typed result. The body sees its arguments, and `pebble_task *task` for
- * pebble_task_fail(). Types must be plain data: no pointers into the program's memory, no alignment
- * over 16 bytes.
+ * pebble_task_fail(). Types must be plain data: for processes no pointers into the program's
+ * memory, and no alignment over 16 bytes.
  *
  *     PEBBLE_TASK(double, power, (double, base), (int, exponent)) {
  *         if (exponent < 0)
@@ -607,8 +616,9 @@ PEBBLE_API pebble_error pebble_register_function(const char *name,
     PEBBLE__TYPED_RESULT(result_type, name)                                              \
     static result_type name(PEBBLE__UNUSED pebble_task *task)
 
-/* Waits for a result of exactly so many bytes and copies it: what the typed tasks' result calls
- * do. Errors as pebble_future_result(), and PEBBLE_ERR_INVALID if its size differs. */
+/* Waits for a result of exactly so many bytes and copies it: as the result calls of typed tasks,
+ * for any future of theirs. Errors as pebble_future_result(), and PEBBLE_ERR_INVALID if its size
+ * differs. */
 PEBBLE_API pebble_error pebble_future_copy_result(pebble_future *future,
                                                   int64_t timeout_ns, void *data,
                                                   size_t size);
@@ -716,9 +726,9 @@ PEBBLE_API pebble_error pebble_wait_for_threads(pebble_thread *const *threads,
 
 /* ==== Waiting for queues ================================================================= */
 
-/* A first-in first-out queue of pointers between threads. A thread that is cancelled while it waits
- * for one leaves it usable. After a fork the child may use it only if no thread of the parent was in
- * a call on it. */
+/* A first-in first-out queue of pointers between threads. A thread that is cancelled while it
+ * waits for one leaves it usable. After a fork the child may use it only if no thread of the parent
+ * was in a call on it. */
 typedef struct pebble_queue pebble_queue;
 
 /* Makes a queue.
@@ -761,9 +771,9 @@ typedef enum pebble_fork_kind {
 
 /* Called where a language runtime must act. Each may be NULL. A zygote is forked in a thread
  * that calls pebble_schedule() or, after the loss of the one before, in the thread of the library
- * that keeps all deadlines; workers are forked one after another, by a process that also ends them. So
- * hooks around a fork must be short. worker_start, and after_fork_child in a worker, count as part of
- * its initializer: what fails or hangs there breaks the pool after three tries.
+ * that keeps all deadlines; workers are forked one after another, by a process that also ends them.
+ * So hooks around a fork must be short. worker_start, and after_fork_child in a worker, count as
+ * part of its initializer: what fails or hangs there breaks the pool after three tries.
  * With forkserver and spawn, the executed program gives its hooks to pebble_worker_main_hooks(). */
 struct pebble_hooks {
     size_t struct_size; /* sizeof(pebble_hooks) */

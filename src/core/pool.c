@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,4 +61,12 @@ void pool_settings_fini(pool_settings *settings) {
     os_free(settings->initializer_input);
     os_free(settings->name);
     memset(settings, 0, sizeof *settings);
+}
+
+void pool_worker_name(const pool_settings *settings, unsigned number, char *name,
+                      size_t size) {
+    if (settings->single_call)
+        snprintf(name, size, "%s", settings->name);
+    else
+        snprintf(name, size, "%.*s-%u", (int)size - 6, settings->name, number);
 }

@@ -87,4 +87,8 @@ void pool_set_gone(pebble_pool *pool);
 
 void pool_settings_fini(pool_settings *settings);
 
+/* The name of a worker: the pool's, cut, with its number; of a single call the name alone. */
+void pool_worker_name(const pool_settings *settings, unsigned number, char *name,
+                      size_t size);
+
 #endif

@@ -200,8 +200,8 @@ int zygote_watch(process_pool *pool) {
 int zygote_spawn(process_pool *pool, process_worker *worker) {
     zygote_request request = {.kind = ZYGOTE_SPAWN, .worker = worker->number};
     int fds[WORKER_FDS] = {worker->down_fd, worker->up_fd, worker->bell_fd};
-    snprintf(request.name, sizeof request.name, "%.*s-%u", WORKER_NAME_SIZE - 6,
-             pool->base.settings.name, worker->number);
+    pool_worker_name(&pool->base.settings, worker->number, request.name,
+                     sizeof request.name);
     int error =
         os_message_send(pool->zygote_fd, &request, sizeof request, fds, WORKER_FDS);
     return error == EAGAIN || error == ENOBUFS ? EBUSY : error;

@@ -517,14 +517,14 @@ static void thread_main(void *context) {
 }
 
 static int start_thread_locked(thread_pool *pool) {
-    char name[32];
+    char name[16];
     thread_worker *worker = os_alloc(sizeof *worker);
     if (worker == NULL)
         return ENOMEM;
     memset(worker, 0, sizeof *worker);
     worker->pool = pool;
     worker->number = ++pool->last_number;
-    snprintf(name, sizeof name, "%.9s-%u", pool->base.settings.name, worker->number);
+    pool_worker_name(&pool->base.settings, worker->number, name, sizeof name);
     worker->next = pool->workers;
     pool->workers = worker;
     atomic_fetch_add(&pool->threads, 1);
