@@ -16,7 +16,6 @@
  * A worker may write results, and read inputs, as fast as the program does the opposite, and without
  * end. So both go in turns of TURN_BYTES, between which the supervisor has time for others and a
  * waiting thread looks at its deadline. Whoever leaves something undone rings the worker's bell.
- * While the supervisor waits for its turn, which a deadline may depend on, nobody else begins one.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -120,15 +119,42 @@ static bool settle_all(process_worker *worker, receiver_end *ends, size_t count,
     dispatch(pool);
     worker_arm(worker);
     atomic_thread_fence(memory_order_seq_cst); /* pairs with the worker's before it looks */
-    bool passed = atomic_load_explicit(&worker->up->ended, memory_order_acquire) >
-                      worker->event_at &&
-                  receiver_has_data(&worker->receiver);
-    bool leaves = worker->state == WORKER_RETIRING && worker->in_flight == 0;
-    if (leaves || pool_wants_spare(pool) || (pool->base.closed && pool->pending == NULL))
+    bool passed =
+        atomic_load_explicit(&worker->up->ended, memory_order_acquire) > worker->event_at;
+    bool has_data = receiver_has_data(&worker->receiver);
+    if (passed && !has_data) { /* it has skipped what it was armed for: now there is room */
+        dispatch(pool);
+        worker_arm(worker);
+    }
+    if (pool_wants_spare(pool) || (pool->base.closed && pool->pending == NULL))
         pool_attend_soon(pool);
     worker->damaged |= !sound;
     pthread_mutex_unlock(&pool->base.lock);
-    return passed && sound;
+    return passed && has_data && sound;
+}
+
+/* A lock of the worker that others may take again and again: the supervisor comes first, for
+ * deadlines may depend on it. */
+static void lock_in_turn(process_worker *worker, pthread_mutex_t *lock) {
+    if (supervisor_is_here()) {
+        pthread_mutex_lock(&worker->turn_lock);
+        atomic_store_explicit(&worker->supervisor_waits, true, memory_order_relaxed);
+        pthread_mutex_lock(lock);
+        atomic_store_explicit(&worker->supervisor_waits, false, memory_order_relaxed);
+        pthread_mutex_unlock(&worker->turn_lock);
+        return;
+    }
+    if (atomic_load_explicit(&worker->supervisor_waits, memory_order_relaxed)) {
+        pthread_mutex_lock(&worker->turn_lock);
+        pthread_mutex_unlock(&worker->turn_lock);
+    }
+    pthread_mutex_lock(lock);
+}
+
+/* It has passed the task for which it was to ring, be it that it skipped it. */
+static bool has_rung(const process_worker *worker) {
+    return atomic_load_explicit(&worker->up->ended, memory_order_acquire) >
+           atomic_load_explicit(&worker->down->event_at, memory_order_relaxed);
 }
 
 /* One batch; its bytes are taken off left. True if there may be more. */
@@ -137,7 +163,7 @@ static bool collect_once(process_worker *worker, int64_t *left) {
     ended_list list = {0};
     size_t count = 0;
     receiver_status status = RECEIVER_ENDED;
-    pthread_mutex_lock(&worker->receive_lock);
+    lock_in_turn(worker, &worker->receive_lock);
     uint32_t from = worker->receiver.head;
     while (count < BATCH && worker->receiver.head - from < CHANNEL_RING &&
            (status = receiver_next(&worker->receiver, &ends[count])) == RECEIVER_ENDED)
@@ -145,7 +171,8 @@ static bool collect_once(process_worker *worker, int64_t *left) {
     *left -= worker->receiver.head - from;
     receiver_release(&worker->receiver);
     /* Within the lock: ends are settled in the order in which they were received. */
-    bool passed = count > 0 && settle_all(worker, ends, count, &list);
+    bool passed =
+        (count > 0 || has_rung(worker)) && settle_all(worker, ends, count, &list);
     bool damaged = worker->damaged || status == RECEIVER_DAMAGED;
     atomic_store_explicit(&worker->receiving, worker->receiver.in_task,
                           memory_order_relaxed);
@@ -187,7 +214,7 @@ static void end_stream(process_worker *worker) {
 static bool stream_turn(process_worker *worker) {
     process_pool *pool = worker->pool;
     bool turn_done = false;
-    pthread_mutex_lock(&worker->stream_lock);
+    lock_in_turn(worker, &worker->stream_lock);
     pthread_mutex_lock(&pool->base.lock);
     pebble_future *future = worker->state != WORKER_DEAD ? worker->streaming : NULL;
     pthread_mutex_unlock(&pool->base.lock);
@@ -208,20 +235,10 @@ static bool stream_turn(process_worker *worker) {
 
 /* ---- Turns ---- */
 
-/* The supervisor comes next, though others who take the receive_lock again and again be quicker. */
-static void let_supervisor_first(process_worker *worker) {
-    if (!atomic_load_explicit(&worker->supervisor_waits, memory_order_relaxed))
-        return;
-    pthread_mutex_lock(&worker->turn_lock);
-    pthread_mutex_unlock(&worker->turn_lock);
-}
-
 /* True if there may be more to do, which the caller has to see to. */
 static bool collect_turn(process_worker *worker) {
     int64_t left = TURN_BYTES;
     bool more;
-    if (!supervisor_is_here())
-        let_supervisor_first(worker);
     do
         more = collect_once(worker, &left);
     while (more && left > 0);
@@ -231,17 +248,7 @@ static bool collect_turn(process_worker *worker) {
 }
 
 void worker_collect(process_worker *worker) {
-    bool here = supervisor_is_here();
-    if (here) {
-        pthread_mutex_lock(&worker->turn_lock);
-        atomic_store_explicit(&worker->supervisor_waits, true, memory_order_relaxed);
-    }
-    bool more = collect_turn(worker);
-    if (here) {
-        atomic_store_explicit(&worker->supervisor_waits, false, memory_order_relaxed);
-        pthread_mutex_unlock(&worker->turn_lock);
-    }
-    if (more)
+    if (collect_turn(worker))
         os_bell_ring(worker->bell_fd);
 }
 
@@ -324,20 +331,21 @@ static int lead_once(process_worker *worker, pebble_future *future, uint64_t seq
 }
 
 /* Still with the worker that the leader waits on, and that may be trusted? If it moves later, its
- * word changes. */
-static bool is_with(process_worker *worker, pebble_future *future) {
+ * word changes. It may have moved and come back: to another place. */
+static bool is_with(process_worker *worker, pebble_future *future, uint64_t *sequence) {
     pthread_mutex_lock(&worker->pool->base.lock);
     bool with = future->worker == worker && worker->state < WORKER_KILLING;
+    *sequence = future->sequence;
     pthread_mutex_unlock(&worker->pool->base.lock);
     return with;
 }
 
-static int lead(process_worker *worker, pebble_future *future, uint64_t sequence,
-                int64_t deadline_ns) {
+static int lead(process_worker *worker, pebble_future *future, int64_t deadline_ns) {
+    uint64_t sequence;
     int error = 0;
     for (;;) {
         uint32_t word = atomic_load_explicit(&future->word, memory_order_acquire);
-        if ((word & FUTURE_ENDED) != 0 || !is_with(worker, future))
+        if ((word & FUTURE_ENDED) != 0 || !is_with(worker, future, &sequence))
             break;
         error = lead_once(worker, future, sequence, word, deadline_ns);
         if (error == ETIMEDOUT || error == ENOSYS)
@@ -359,8 +367,8 @@ static int lead(process_worker *worker, pebble_future *future, uint64_t sequence
 
 /* The worker whose channel this thread may wait on, referenced; else the future is marked as
  * wanted, and its end will be told on its word. */
-static process_worker *take_lead(process_pool *pool, pebble_future *future, bool may_lead,
-                                 uint64_t *sequence) {
+static process_worker *take_lead(process_pool *pool, pebble_future *future,
+                                 bool may_lead) {
     process_worker *leads = NULL;
     bool passed = false;
     pthread_mutex_lock(&pool->base.lock);
@@ -369,7 +377,6 @@ static process_worker *take_lead(process_pool *pool, pebble_future *future, bool
     if (may_lead && worker != NULL && worker->state < WORKER_KILLING &&
         atomic_compare_exchange_strong(&worker->has_leader, &free_lead, true)) {
         leads = worker;
-        *sequence = future->sequence;
         worker_ref(worker);
     } else if (!future->wanted) {
         future->wanted = true;
@@ -395,16 +402,15 @@ pebble_error process_pool_wait(pebble_pool *base, pebble_future *future,
                                int64_t deadline_ns) {
     process_pool *pool = process_pool_of(base);
     bool may_lead = true;
-    uint64_t sequence;
     while (!future_ended(future)) {
-        process_worker *worker = take_lead(pool, future, may_lead, &sequence);
+        process_worker *worker = take_lead(pool, future, may_lead);
         if (worker == NULL) {
             collect_others(pool);
             if (future_ended(future))
                 break;
             return future_sleep(future, deadline_ns) ? PEBBLE_OK : PEBBLE_ERR_TIMEOUT;
         }
-        int error = lead(worker, future, sequence, deadline_ns);
+        int error = lead(worker, future, deadline_ns);
         worker_unref(worker);
         may_lead = error != ENOSYS;
         if (error == ETIMEDOUT)
@@ -414,8 +420,7 @@ pebble_error process_pool_wait(pebble_pool *base, pebble_future *future,
 }
 
 void process_pool_want(pebble_pool *base, pebble_future *future) {
-    uint64_t sequence;
-    take_lead(process_pool_of(base), future, false, &sequence);
+    take_lead(process_pool_of(base), future, false);
 }
 
 void process_pool_look(pebble_pool *base, pebble_future *future) {

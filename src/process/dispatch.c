@@ -109,6 +109,8 @@ void worker_forget(process_worker *worker, pebble_future *future) {
     future->worker = NULL;
     if (worker->in_flight == 0)
         worker_make_idle(worker);
+    if (worker->in_flight == 0 && worker->state == WORKER_RETIRING)
+        pool_attend_soon(pool); /* its place is free */
 }
 
 static const function_entry *entry_of(process_pool *pool, const pebble_future *future) {
@@ -236,8 +238,9 @@ static process_worker *choose(process_pool *pool, const pebble_future *future) {
 /* ---- Taking back ---- */
 
 /* A worker skips what was taken back as a whole: not what streams behind its record. */
-static bool is_movable(const pebble_future *future) {
-    return future->kind != TASK_INITIALIZER && !future->streamed;
+static bool is_movable(pebble_future *future) {
+    return future->kind != TASK_INITIALIZER && !future->streamed &&
+           future_state(future) != FUTURE_STOPPING;
 }
 
 bool worker_take_back(process_worker *worker, pebble_future *future) {

@@ -29,7 +29,7 @@
  *   SERVING → RETIRING      told to exit: the pool is closed, or it has done its max_tasks
  *   SPARE, SERVING, RETIRING → KILLING   told the zygote to end it
  *   any → DEAD              its process has ended; its place is free, its tasks are settled
- *   DEAD → gone             its tree has ended; victim's future ends; freed with the last
+ *   DEAD → gone             its tree has ended; victims' futures end; freed with the last
  *                           reference
  */
 #ifndef PEBBLE_PROCESS_POOL_H
@@ -73,7 +73,7 @@ typedef struct process_worker {
     supervisor_source bell;
     channel_sender sender;
     pthread_mutex_t receive_lock;
-    pthread_mutex_t turn_lock; /* the supervisor's while it waits for a turn, and has it */
+    pthread_mutex_t turn_lock; /* the supervisor's while it waits for one of the other two */
     _Atomic bool supervisor_waits;
     channel_receiver receiver; /* under receive_lock */
     _Atomic bool receiving;    /* a result has begun to come and is not complete */
@@ -108,8 +108,8 @@ typedef struct process_worker {
     bool kill_unsent; /* KILLING: the zygote has not been asked yet */
     bool orphaned;    /* its zygote is lost, and will report it no more */
 
-    /* KILLING. */
-    pebble_future *victim; /* the task that it is for: ends when the tree is gone */
+    /* DEAD. */
+    pebble_future *victims; /* tasks that were STOPPING, by next: end when the tree is gone */
 
     _Atomic bool has_leader; /* a thread waits on the channel, see collect.c */
 
@@ -281,8 +281,7 @@ void workers_attend(process_pool *pool);
 bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason reason,
                       bool sure);
 
-/* Looks at the deadlines of the worker's tasks, acts, and sets the timer for the next look. Under
- * the lock. */
+/* Sets the timer for the next look at the deadlines of the worker's tasks. Under the lock. */
 void worker_check_deadline(process_worker *worker);
 
 /* Ends the worker's process. Under the lock. */
@@ -304,6 +303,9 @@ void worker_damaged(process_worker *worker);
  * thread, no locks. */
 void worker_died(process_worker *worker, int status, int error);
 void worker_gone(process_worker *worker);
+
+/* The zygote has sent SIGKILL to it. */
+void worker_kill_sent(process_worker *worker);
 
 /* The initializer of a worker has ended. Under the lock. */
 void worker_initialized(process_worker *worker, const receiver_end *end, ended_list *list);

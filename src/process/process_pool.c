@@ -163,6 +163,7 @@ static cancel_step cancel_once(process_pool *pool, pebble_future *future, int lo
     case PLACE_PENDING:
         pending_remove(pool, future);
         add_cancelled(pool, future, list);
+        dispatch(pool); /* what it takes note of has changed */
         return CANCEL_DONE;
     case PLACE_SENT:
         return cancel_sent(pool, future, looks, list);
@@ -174,9 +175,15 @@ static cancel_step cancel_once(process_pool *pool, pebble_future *future, int lo
 static bool cancel(pebble_pool *base, pebble_future *future) {
     process_pool *pool = process_pool_of(base);
     cancel_step step = CANCEL_LOOK_AGAIN;
+    uint64_t looked_at = 0; /* the worker that was collected from, by its number */
     for (int looks = 0; step == CANCEL_LOOK_AGAIN; looks++) {
         ended_list list = {0};
         pthread_mutex_lock(&base->lock);
+        const process_worker *now = future->worker;
+        if (now != NULL &&
+            now->number != looked_at) /* it has moved: nothing is known of it */
+            looks = 0;
+        looked_at = now != NULL ? now->number : 0;
         step = cancel_once(pool, future, looks, &list);
         process_worker *worker = step == CANCEL_LOOK_AGAIN ? future->worker : NULL;
         if (worker != NULL)

@@ -172,17 +172,23 @@ void supervisor_post(supervisor_job *job) {
         os_poller_wake(poller);
 }
 
-static supervisor_job *take_job(void) {
+/* Those that are there now: what they post in their turn comes after events and timers. */
+static void run_jobs(void) {
     pthread_mutex_lock(&lock);
     supervisor_job *job = state.first;
-    if (job != NULL) {
-        state.first = job->next;
-        if (state.first == NULL)
-            state.last = NULL;
+    state.first = state.last = NULL;
+    while (job != NULL) {
+        supervisor_job *next = job->next;
         job->queued = false;
+        pthread_mutex_unlock(&lock);
+        job->run(job);
+        pthread_mutex_lock(&lock);
+        job = next;
     }
+    bool more = state.first != NULL;
     pthread_mutex_unlock(&lock);
-    return job;
+    if (more)
+        os_poller_wake(state.poller);
 }
 
 void supervisor_retire(supervisor_retired *retired) {
@@ -203,7 +209,6 @@ static void destroy_retired(void) {
 static void run(void *context) {
     os_poller_event events[EVENTS];
     supervisor_timer *timer;
-    supervisor_job *job;
     (void)context;
     is_here = true;
     for (;;) {
@@ -215,8 +220,7 @@ static void run(void *context) {
         }
         while ((timer = take_expired(os_now_ns())) != NULL)
             timer->expired(timer);
-        while ((job = take_job()) != NULL)
-            job->run(job);
+        run_jobs();
         destroy_retired();
     }
 }

@@ -6,9 +6,10 @@
  * Stopping a task means ending its worker. First everything else is taken back from it, then one
  * looks whether the task is still the one that runs; so a kill costs no other task. The task's
  * future is STOPPING from then on, and ends when the zygote says that the worker's whole tree is
- * gone. If the zygote does not say so (it was stopped, or hangs), it is asked to end with all workers
- * when the grace and a margin are over, and killed after one more margin; the loss of a zygote is
- * dealt with as any other.
+ * gone. If the zygote does not say that it has sent SIGKILL (it was stopped, or hangs), it is asked to
+ * end with all workers when the grace and a margin are over, and killed after one more margin; the
+ * loss of a zygote is dealt with as any other. The end itself is waited for: no other worker has to
+ * go for a process that the kernel does not end.
  *
  * Only so many workers are asked of the zygote at a time (STARTS_AT_ONCE): a fork may take long, and
  * what else it is asked for waits behind them.
@@ -174,7 +175,8 @@ void worker_spawned(process_worker *worker, pid_t pid, int process_fd) {
     worker->observed = UINT64_MAX; /* from now on its first task can start */
     worker->pid = pid;
     worker->process_fd = process_fd;
-    if (worker->state <= WORKER_SERVING) {
+    bool exits = worker->state == WORKER_RETIRING && worker->in_flight == 0;
+    if (worker->state < WORKER_KILLING && !exits) {
         worker->limit_ns = 0;
         supervisor_unset_timer(&worker->timer);
         worker_check_deadline(worker);
@@ -403,8 +405,7 @@ static process_worker *find_neglected(process_pool *pool, int *from) {
         process_worker *worker = pool->workers[*from];
         bool passed = atomic_load_explicit(&worker->up->ended, memory_order_acquire) >
                       worker->event_at;
-        if (worker->streaming != NULL ||
-            (passed && receiver_has_data(&worker->receiver))) {
+        if (worker->streaming != NULL || passed) {
             found = worker;
             worker_ref(worker);
         }
@@ -487,8 +488,6 @@ void worker_retire(process_worker *worker) {
     sender_publish(&worker->sender);
     if (worker->in_flight == 0)
         leave_to_exit(worker);
-    else
-        worker->limit_ns = 0;
 }
 
 static void send_kill(process_worker *worker) {
@@ -523,7 +522,6 @@ bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason
     }
     future->stop_reason = (uint8_t)reason;
     atomic_fetch_or(&future->word, FUTURE_STOPPING);
-    worker->victim = future;
     worker_kill(worker);
     dispatch(worker->pool);
     return true;
@@ -538,7 +536,6 @@ void workers_stop_all(process_pool *pool, stop_reason reason) {
             head->kind != TASK_INITIALIZER) {
             head->stop_reason = (uint8_t)reason;
             atomic_fetch_or(&head->word, FUTURE_STOPPING);
-            worker->victim = head;
         }
         worker_kill(worker);
     }
@@ -592,8 +589,11 @@ static int64_t head_deadline(process_worker *worker, const pebble_future *head,
 /* The head task's time is over. Returns when to look again. */
 static int64_t end_overdue(process_worker *worker, pebble_future *head, int64_t now_ns) {
     if (!worker->observed_started || head->kind == TASK_INITIALIZER) {
-        worker_kill(
-            worker); /* stopped between tasks, or stuck in its start: its tasks move */
+        /* Stopped between tasks, or stuck in its start: its tasks move, those behind the head at
+         * once. The head may be one that denies its start, so it is judged when it is dead. */
+        worker_withdraw(worker, head);
+        worker_kill(worker);
+        dispatch(worker->pool);
         return OS_NO_DEADLINE;
     }
     if (worker_stop_task(worker, head, STOP_TIMEOUT, worker->doubted))
@@ -605,7 +605,8 @@ static int64_t end_overdue(process_worker *worker, pebble_future *head, int64_t 
 
 /* Returns when to look again. A task behind the head cannot start before that ends, so its deadline
  * is at the earliest so long from now: when that has come (at_deadline), from then on the worker
- * rings when the head has ended. */
+ * rings when the head has ended. What is overdue is ended only at_deadline, when all that the worker
+ * had sent by then is collected: the end of the head may be among it. */
 static int64_t check_tasks(process_worker *worker, int64_t now_ns, bool at_deadline) {
     pebble_future *head = worker_head(worker);
     int64_t next_ns = OS_NO_DEADLINE;
@@ -618,7 +619,7 @@ static int64_t check_tasks(process_worker *worker, int64_t now_ns, bool at_deadl
     }
     if (head->timeout_ns != 0) {
         int64_t deadline_ns = head_deadline(worker, head, now_ns);
-        if (deadline_ns <= now_ns)
+        if (deadline_ns <= now_ns && at_deadline)
             deadline_ns = end_overdue(worker, head, now_ns);
         if (deadline_ns < next_ns)
             next_ns = deadline_ns;
@@ -642,6 +643,8 @@ static void end_late(process_worker *worker) {
     process_pool *pool = worker->pool;
     bool retiring = worker->state == WORKER_RETIRING;
     worker->limit_ns = 0;
+    if (worker->orphaned)
+        return; /* its own zygote is gone, its pidfd will tell */
     if (retiring) {
         worker_kill(worker); /* it does not exit */
         return;
@@ -774,25 +777,40 @@ void worker_initialized(process_worker *worker, const receiver_end *end,
  * next in so many workers that died that it is not to be tried for ever. */
 static bool is_lost(process_worker *worker, pebble_future *head) {
     int64_t start_ns;
-    return sender_started(&worker->sender, head->sequence, &start_ns) ||
-           ++head->tries >= TRIES_MAX;
+    if (sender_started(&worker->sender, head->sequence, &start_ns))
+        return true;
+    if (worker->victims != NULL) /* it died for another's sake */
+        return false;
+    return ++head->tries >= TRIES_MAX;
 }
 
-/* What the dead worker had; error is not 0 if it never lived. The victim stays until the tree is
- * gone. */
+/* Takes the tasks for which it was killed out of the table: they end when the tree is gone. */
+static void keep_victims(process_worker *worker) {
+    for (uint64_t sequence = worker->sender.sequence; sequence-- > worker->first;) {
+        pebble_future *future = worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
+        if (future == NULL || future_state(future) != FUTURE_STOPPING)
+            continue;
+        worker_forget(worker, future);
+        future->place = PLACE_TAKEN;
+        future->end_state =
+            future->stop_reason == STOP_CANCEL ? FUTURE_CANCELLED : FUTURE_FINISHED;
+        future->next = worker->victims;
+        worker->victims = future;
+    }
+}
+
+/* What the dead worker had; error is not 0 if it never lived. */
 static void settle_tasks(process_worker *worker, int status, int error, bool was_killed,
                          ended_list *list) {
     process_pool *pool = worker->pool;
-    pebble_future *victim = worker->victim;
-    if (victim != NULL && victim->place == PLACE_SENT)
-        worker_forget(worker, victim);
+    keep_victims(worker);
     pebble_future *head = worker_head(worker);
     if (head != NULL && head->kind == TASK_INITIALIZER) {
-        if (!pool->stopping && error == 0 && victim == NULL)
+        if (!pool->stopping && error == 0 && worker->victims == NULL)
             initializer_died(worker, status, was_killed, list);
         worker_forget(worker, head);
         ended_add(pool, list, head, FUTURE_CANCELLED);
-    } else if (head != NULL && victim == NULL && error == 0 && is_lost(worker, head)) {
+    } else if (head != NULL && error == 0 && is_lost(worker, head)) {
         worker_forget(worker, head);
         expire(worker, head, status, list);
     }
@@ -817,13 +835,13 @@ void worker_died(process_worker *worker, int status, int error) {
     process_pool *pool = worker->pool;
     ended_list list = {0};
     worker_collect(worker);
-    supervisor_unset_timer(&worker->timer);
     supervisor_remove(&worker->bell);
     pthread_mutex_lock(&worker->stream_lock);
     pthread_mutex_lock(&pool->base.lock);
     worker_state before = worker->state;
     leave_place(worker);
     worker->state = WORKER_DEAD;
+    supervisor_unset_timer(&worker->timer);
     worker->streaming = NULL;
     note_started(worker);
     pool->spare_died |= before == WORKER_SPARE && error == 0;
@@ -841,11 +859,9 @@ void worker_died(process_worker *worker, int status, int error) {
     ended_run(pool, &list);
 }
 
-static void end_victim(process_worker *worker, ended_list *list) {
+static void end_victim(process_worker *worker, pebble_future *victim, ended_list *list) {
     process_pool *pool = worker->pool;
-    pebble_future *victim = worker->victim;
     pebble_failure failure = {.pid = worker->pid};
-    worker->victim = NULL;
     victim->pid = worker->pid;
     switch (victim->stop_reason) {
     case STOP_TIMEOUT:
@@ -861,8 +877,14 @@ static void end_victim(process_worker *worker, ended_list *list) {
         failure.code = pool->broken_code;
     }
     future_set_failure(victim, &failure, NULL);
-    ended_add(pool, list, victim,
-              victim->stop_reason == STOP_CANCEL ? FUTURE_CANCELLED : FUTURE_FINISHED);
+    ended_add(pool, list, victim, victim->end_state);
+}
+
+void worker_kill_sent(process_worker *worker) {
+    pthread_mutex_lock(&worker->pool->base.lock);
+    if (worker->state == WORKER_KILLING)
+        worker->limit_ns = 0; /* now it is the kernel that must end it */
+    pthread_mutex_unlock(&worker->pool->base.lock);
 }
 
 void worker_gone(process_worker *worker) {
@@ -870,8 +892,11 @@ void worker_gone(process_worker *worker) {
     ended_list list = {0};
     pthread_mutex_lock(&pool->base.lock);
     remove_from(&pool->leaving, worker);
-    if (worker->victim != NULL)
-        end_victim(worker, &list);
+    while (worker->victims != NULL) {
+        pebble_future *victim = worker->victims;
+        worker->victims = victim->next;
+        end_victim(worker, victim, &list);
+    }
     pool_attend_soon(pool);
     pthread_mutex_unlock(&pool->base.lock);
     supervisor_remove(&worker->process);

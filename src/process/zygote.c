@@ -41,7 +41,13 @@
 #include "process/tree.h"
 #include "process/worker.h"
 
-enum { REPORT_SPAWNED = 1, REPORT_FAILED = 2, REPORT_DIED = 4, REPORT_GONE = 8 };
+enum {
+    REPORT_SPAWNED = 1,
+    REPORT_FAILED = 2,
+    REPORT_KILLED = 4,
+    REPORT_DIED = 8,
+    REPORT_GONE = 16
+};
 
 /* To send again when the system had no room for a message; a full socket is waited for. */
 static const int64_t resend_ns = 5 * 1000 * 1000;
@@ -156,6 +162,7 @@ static void terminate(zygote_worker *worker, int64_t grace_ns) {
     worker->dying = true;
     if (grace_ns <= 0) {
         tree_kill(worker->pid);
+        worker->reports |= REPORT_KILLED;
         return;
     }
     worker->kill_at_ns = os_deadline_after(grace_ns);
@@ -279,8 +286,10 @@ static void end_graces(zygote_state *zygote) {
             continue;
         worker->kill_at_ns = OS_NO_DEADLINE;
         any = true;
-        if (!worker->dead)
+        if (!worker->dead) {
             tree_kill(worker->pid);
+            worker->reports |= REPORT_KILLED;
+        }
     }
     if (any)
         sweep(zygote);
@@ -328,6 +337,7 @@ static int report_one(zygote_state *zygote, zygote_worker *worker) {
         zygote_reply_kind kind;
     } order[] = {{REPORT_SPAWNED, ZYGOTE_SPAWNED},
                  {REPORT_FAILED, ZYGOTE_SPAWN_FAILED},
+                 {REPORT_KILLED, ZYGOTE_KILLED},
                  {REPORT_DIED, ZYGOTE_DIED},
                  {REPORT_GONE, ZYGOTE_GONE}};
     unsigned i = 0;

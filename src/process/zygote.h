@@ -3,7 +3,7 @@
  *
  * What program and zygote say to each other, in messages over a socket pair. Workers are numbered
  * by the program; a number is used once. For each SPAWN there comes one SPAWNED or one
- * SPAWN_FAILED; after SPAWNED one DIED, when the worker's own process has ended, and one GONE (or
+ * SPAWN_FAILED; after SPAWNED at most one KILLED, then one DIED, when the worker's own process has ended, and one GONE (or
  * DIED with gone set) when everything that it started has ended too.
  */
 #ifndef PEBBLE_PROCESS_ZYGOTE_H
@@ -33,6 +33,7 @@ enum { WORKER_FD_DOWN, WORKER_FD_UP, WORKER_FD_BELL, WORKER_FDS };
 typedef enum zygote_reply_kind {
     ZYGOTE_SPAWNED, /* with the worker's pidfd, unless there were no descriptors left */
     ZYGOTE_SPAWN_FAILED,
+    ZYGOTE_KILLED, /* SIGKILL has been sent, since it has not ended within its grace */
     ZYGOTE_DIED,
     ZYGOTE_GONE
 } zygote_reply_kind;

@@ -230,6 +230,9 @@ static void obey_reply(process_pool *pool, const zygote_reply *reply, int *proce
         worker_died(worker, 0, reply->status);
         worker_gone(worker);
         break;
+    case ZYGOTE_KILLED:
+        worker_kill_sent(worker);
+        break;
     case ZYGOTE_DIED:
         worker_died(worker, reply->status, 0);
         if (reply->gone)

@@ -43,6 +43,7 @@ int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
     if (error == 0 && fcntl(made, F_ADD_SEALS, seals) != 0) {
         error = errno;
         munmap(*memory, size);
+        *memory = NULL;
     }
     if (error != 0) {
         os_fd_close(made);
@@ -78,9 +79,11 @@ int os_bell_new(int *fd) {
 }
 
 void os_bell_ring(int fd) {
-    uint64_t one = 1;
-    /* EAGAIN: the counter is full, so the bell is ringing. Nothing else can go wrong. */
-    while (write(fd, &one, sizeof one) < 0 && errno == EINTR)
+    uint64_t one = 1, rings;
+    /* EAGAIN: the counter is full, since a task has written there; no write would be an event any
+     * more. */
+    while (write(fd, &one, sizeof one) < 0 &&
+           (errno == EINTR || (errno == EAGAIN && read(fd, &rings, sizeof rings) > 0)))
         ;
 }
 
