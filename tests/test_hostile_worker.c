@@ -580,6 +580,91 @@ static void test_denied_start_ends(void **unused) {
     assert_true(works); /* one task is to blame, not the start of workers */
 }
 
+/* Says that all behind it have started. */
+static int start_all(pebble_task *task, const void *input, size_t input_size) {
+    counter *begun = *(counter *const *)input;
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    (void)task, (void)input_size;
+    counter_add(begun, 1);
+    counter_wait(begun, 2); /* there are some */
+    for (int i = 0; i < CHANNEL_SLOTS; i++) {
+        uint64_t word = atomic_load(&up->slots[i].word);
+        if ((word & SLOT_STATE) == SLOT_QUEUED)
+            atomic_store(&up->slots[i].word,
+                         (word & ~(uint64_t)SLOT_STATE) | SLOT_RUNNING);
+    }
+    counter_add(begun, 1);
+    for (;;)
+        pause();
+    return 0;
+}
+
+static int count_run(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input_size;
+    counter_add(*(counter *const *)input, 1);
+    return 0;
+}
+
+/* Two that seem to run in one worker are cancelled: neither runs afterwards, and the one that did run
+ * does not run twice. */
+static void test_two_cancelled_in_one_worker(void **unused) {
+    counter *begun = shared_memory(sizeof *begun), *runs = shared_memory(sizeof *runs);
+    (void)unused;
+    pebble_pool *pool = new_pool(1);
+    for (int n = 0; n < 300; n++) /* tasks are short: the next go behind each other */
+        expect_end(schedule(pool, square, &n, sizeof n, 0), PEBBLE_OK);
+    pebble_future *attacker = schedule(pool, start_all, &begun, sizeof begun, 0);
+    pebble_future *first = schedule(pool, count_run, &runs, sizeof runs, 0);
+    pebble_future *second = schedule(pool, count_run, &runs, sizeof runs, 0);
+    counter_expect(begun, 1);
+    counter_add(begun, 1);
+    counter_expect(begun, 3);
+    assert_true(pebble_future_cancel(first));
+    assert_true(pebble_future_cancel(second));
+    expect_end(first, PEBBLE_ERR_TASK_CANCELLED);
+    expect_end(second, PEBBLE_ERR_TASK_CANCELLED);
+    expect_end(attacker, PEBBLE_ERR_TASK_EXPIRED);
+    close_join_free(pool);
+    assert_int_equal(counter_value(runs), 0);
+    assert_int_equal(counter_value(begun), 3);
+}
+
+/* Fills the counter of every eventfd: no further write is an event. */
+static int mute_bells(pebble_task *task, const void *input, size_t input_size) {
+    uint64_t most = UINT64_MAX - 1;
+    (void)task, (void)input, (void)input_size;
+    for (int fd = 3; fd < 256; fd++) {
+        char path[64], target[64];
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        ssize_t size = readlink(path, target, sizeof target - 1);
+        target[size > 0 ? size : 0] = '\0';
+        while (strstr(target, "[eventfd]") != NULL && most > 0 &&
+               write(fd, &most, sizeof most) != sizeof most)
+            most /= 2; /* it holds some */
+    }
+    return 0;
+}
+
+static void count_call(pebble_future *future, void *calls) {
+    (void)future;
+    counter_add(calls, 1);
+}
+
+static void test_mute_bell(void **unused) {
+    counter *calls = shared_memory(sizeof *calls);
+    int number = 3;
+    (void)unused;
+    pebble_pool *pool = new_pool(1);
+    expect_end(schedule(pool, mute_bells, NULL, 0, 0), PEBBLE_OK);
+    for (uint32_t n = 1; n <= 3; n++) {
+        pebble_future *future = schedule(pool, square, &number, sizeof number, 0);
+        expect_ok(pebble_future_add_callback(future, count_call, calls));
+        counter_expect(calls, n); /* nobody else waits for it */
+        expect_end(future, PEBBLE_OK);
+    }
+    close_join_free(pool);
+}
+
 /* ---- What a worker cannot do ---- */
 
 /* What an attempt to write into the task ring gives: errno values. */
@@ -910,6 +995,8 @@ int main(void) {
         supported_test(test_wait_ends_with_endless_data),
         supported_test(test_wait_ends_with_ring_count),
         supported_test(test_denied_start_ends),
+        supported_test(test_two_cancelled_in_one_worker),
+        supported_test(test_mute_bell),
         supported_test(test_down_is_read_only),
         supported_test(test_writing_down_is_fatal),
         supported_test(test_all_closed),
