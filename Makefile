@@ -47,7 +47,7 @@ check-format:
 	@tools/format --check
 
 install:
-	@tools/install $(PREFIX)
+	@tools/install "$(PREFIX)"
 
 clean:
 	rm -rf build

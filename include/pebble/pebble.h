@@ -3,8 +3,8 @@
  * Copyright (c) 2026 the Pebble authors. SPDX-License-Identifier: MIT
  *
  * A program hands a function to a pool, with a timeout if it likes, and gets back a future.
- * In a process pool the function may loop for ever, leak, corrupt memory or crash: its future
- * ends with the reason within milliseconds, and every other task goes on.
+ * In a process pool the function may loop for ever, leak, corrupt memory or crash: a crash, or a
+ * run over its timeout, ends its future with the reason, and every other task goes on.
  *
  *     static int shout(pebble_task *task, const void *input, size_t input_size) {
  *         for (size_t i = 0; i < input_size; i++) {
@@ -55,7 +55,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "version.h"
+#include "pebble_version.h"
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PEBBLE_API __attribute__((visibility("default")))
@@ -120,7 +120,8 @@ PEBBLE_API const char *pebble_error_message(void);
 
 /* ==== Time =============================================================================== */
 
-/* As a timeout of a wait: wait without a limit. Zero: do not wait. Negative: invalid. */
+/* As a timeout of a wait: wait without a limit. Zero: do not wait. Negative: invalid. As the timeout
+ * of a task this and zero mean that there is no limit. */
 #define PEBBLE_FOREVER INT64_MAX
 
 #define PEBBLE_SECONDS(n) ((int64_t)(INT64_C(1000000000) * (n)))
@@ -176,8 +177,8 @@ typedef struct pebble_hooks pebble_hooks;
 typedef struct pebble_pool_options {
     size_t struct_size; /* sizeof(pebble_pool_options) */
 
-    /* How many tasks may run at once, 1 to PEBBLE_MAX_WORKERS. Default: the processors that this
-     * process may use, by affinity and control group quota. */
+    /* How many tasks may run at once, 1 to PEBBLE_MAX_WORKERS. Default (0): the processors that
+     * this process may use, by affinity and control group quota. */
     int max_workers;
 
     /* A worker is replaced by a new one after so many tasks. Default: never. */
@@ -204,7 +205,7 @@ typedef struct pebble_pool_options {
     int64_t termination_grace_ns;
 
     /* For forkserver and spawn: the command that is executed, ending in NULL; its main must call
-     * pebble_worker_main() first. Default: the running program with its first argument. */
+     * pebble_worker_main() first. Default: the running program, without arguments. */
     const char *const *worker_command;
 
     /* See "Embedding a language runtime" at the end. Not copied: must outlive the pool. */
@@ -297,7 +298,7 @@ PEBBLE_API pebble_error pebble_pool_stop(pebble_pool *pool);
 
 /* Waits until every worker of a closed or stopped pool has gone, every future has ended and every
  * callback has returned.
- * Errors: PEBBLE_ERR_ACTIVE before close or stop, PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_DEADLOCK from a
+ * Errors: PEBBLE_ERR_ACTIVE before close or stop (of a broken pool too), PEBBLE_ERR_TIMEOUT, PEBBLE_ERR_DEADLOCK from a
  * done-callback or from a task of the pool itself. */
 PEBBLE_API pebble_error pebble_pool_join(pebble_pool *pool, int64_t timeout_ns);
 
@@ -341,16 +342,25 @@ typedef enum pebble_state {
 
 /* Why a task did not succeed. Owned by its future. Fields that do not apply are zero. */
 typedef struct pebble_failure {
-    pebble_error kind; /* a PEBBLE_ERR_TASK_..., or PEBBLE_ERR_BROKEN, or PEBBLE_ERR_NO_MEMORY
-                              if there was none for the result */
-    const char *message; /* what happened, one line, never NULL */
-    int code; /* TASK_FAILED: what the function returned or pebble_task_fail() got */
+    /* A PEBBLE_ERR_TASK_..., or PEBBLE_ERR_BROKEN, or PEBBLE_ERR_NO_MEMORY if there was none for
+     * the result. */
+    pebble_error kind;
+
+    /* What happened, never NULL: one line, or the text that pebble_task_fail() got. */
+    const char *message;
+
+    /* TASK_FAILED: what the function returned or pebble_task_fail() got. BROKEN: what the
+     * initializer returned, or how its process ended, as exit_code. */
+    int code;
+
     int64_t timeout_ns; /* TASK_TIMEOUT: the limit */
     pid_t pid;          /* the worker's process */
     int exit_code; /* TASK_EXPIRED: its exit code; if a signal ended it, minus its number */
     int signal;    /* TASK_EXPIRED: the signal that ended it, or 0 */
-    const char *
-        backtrace; /* TASK_EXPIRED by a crash: "#0 function+0x1f (module)" lines, or NULL */
+
+    /* TASK_EXPIRED by a crash: lines "#0 function+0x1f (module)", the innermost first, down to the
+     * library's own that called the function; or NULL. */
+    const char *backtrace;
 } pebble_failure;
 
 /* The state now. Of NULL, and in the child after a fork: PEBBLE_CANCELLED. */
@@ -453,8 +463,10 @@ typedef struct pebble_map_options {
     size_t chunk_size;
 
     /* Processes: the longest that the computing of one chunk may take; then all its elements end
-     * with PEBBLE_ERR_TASK_TIMEOUT. Threads: pebble_map_next() gives PEBBLE_ERR_TASK_TIMEOUT for
-     * an element that is not there so long after the map was made. 0 for no limit. */
+     * with PEBBLE_ERR_TASK_TIMEOUT, also those that were computed. (A crash costs the chunk in the
+     * same way, an element that merely fails itself alone.) Threads: pebble_map_next() gives
+     * PEBBLE_ERR_TASK_TIMEOUT for an element that is not there so long after the map was made. 0
+     * for no limit. */
     int64_t timeout_ns;
 } pebble_map_options;
 
@@ -495,7 +507,8 @@ PEBBLE_API pebble_error pebble_map_wait(pebble_map *map, int64_t timeout_ns);
 /* True if every element has ended. */
 PEBBLE_API bool pebble_map_done(pebble_map *map);
 
-/* Cancels every element that has not ended (threads: not started). Returns true if there was one. */
+/* Cancels every element that has not ended (threads: not started). Returns true if there was
+ * one. */
 PEBBLE_API bool pebble_map_cancel(pebble_map *map);
 
 /* Adds a reference; returns map. */

@@ -26,7 +26,7 @@ struct pebble_map {
     size_t offset_of; /* of this element */
     bool failed;      /* the element before failed, as told by: */
     pebble_failure failure;
-    char *message; /* what failure.message points to, of an element in a chunk */
+    char *message; /* what failure.message points to, if it is not a future's */
 
     pebble_future *futures[];
 };
@@ -268,6 +268,23 @@ static pebble_error take_element(pebble_map *map, pebble_future *future,
     return take_from_chunk(map, future, data, size, name);
 }
 
+/* Of a map on threads: the element at map->next is not there in time. */
+static pebble_error note_late(pebble_map *map, const char *name) {
+    enum { SIZE = 96 };
+    pebble_failure late = {.kind = PEBBLE_ERR_TASK_TIMEOUT,
+                           .message = pebble_error_text(PEBBLE_ERR_TASK_TIMEOUT),
+                           .timeout_ns = map->limit_ns};
+    os_free(map->message);
+    map->message = os_alloc(SIZE);
+    if (map->message != NULL) {
+        snprintf(map->message, SIZE,
+                 "the element was not there %.3f s after the map was made",
+                 (double)map->limit_ns / 1e9);
+        late.message = map->message;
+    }
+    return note_failure(map, &late, name);
+}
+
 static int64_t earlier(int64_t a_ns, int64_t b_ns) {
     return a_ns < b_ns ? a_ns : b_ns;
 }
@@ -295,10 +312,7 @@ pebble_error pebble_map_next(pebble_map *map, int64_t timeout_ns, const void **d
     if (error == PEBBLE_OK) {
         error = take_element(map, future, data, size, name);
     } else {
-        pebble_failure late = {.kind = PEBBLE_ERR_TASK_TIMEOUT,
-                               .message = pebble_error_text(PEBBLE_ERR_TASK_TIMEOUT),
-                               .timeout_ns = map->limit_ns};
-        error = note_failure(map, &late, name);
+        error = note_late(map, name);
     }
     map->next++;
     return error;

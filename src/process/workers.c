@@ -747,9 +747,10 @@ static void initializer_died(process_worker *worker, int status, bool killed,
                  (double)pool->base.settings.initializer_timeout_ns / 1e9,
                  started ? "" : executed);
     else
-        snprintf(reason, sizeof reason, "%s%s: %s",
+        snprintf(reason, sizeof reason, "%s%s%s%s",
                  started ? "the initializer failed" : "the worker ended before it served",
-                 started ? "" : executed, death);
+                 started ? "" : executed, worker->pid != 0 ? ": " : "",
+                 worker->pid != 0 ? death : ""); /* else there never was a process */
     start_failed(pool, failure.exit_code, reason, list);
 }
 
@@ -861,12 +862,17 @@ void worker_died(process_worker *worker, int status, int error) {
 
 static void end_victim(process_worker *worker, pebble_future *victim, ended_list *list) {
     process_pool *pool = worker->pool;
+    char message[96];
     pebble_failure failure = {.pid = worker->pid};
     victim->pid = worker->pid;
     switch (victim->stop_reason) {
     case STOP_TIMEOUT:
         failure.kind = PEBBLE_ERR_TASK_TIMEOUT;
         failure.timeout_ns = victim->timeout_ns;
+        failure.message = message;
+        snprintf(message, sizeof message, "%s of %.3f s",
+                 pebble_error_text(PEBBLE_ERR_TASK_TIMEOUT),
+                 (double)victim->timeout_ns / 1e9);
         break;
     case STOP_CANCEL:
         failure.kind = PEBBLE_ERR_TASK_CANCELLED;
