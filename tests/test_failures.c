@@ -227,8 +227,8 @@ static int vfail_as_told(pebble_task *task, const void *input, size_t input_size
             return 98;
         break;
     case VFAIL_NULL_FORMAT:
-        if (fail_by_list(task, 5, no_format) != 5 ||
-            fail_by_list(task, 0, no_format) != 1 ||
+        if (fail_by_list(task, 5, no_format, 0) != 5 ||
+            fail_by_list(task, 0, no_format, 0) != 1 ||
             strstr(pebble_error_message(), "format") == NULL)
             return 97;
         break;
