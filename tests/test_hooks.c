@@ -300,7 +300,7 @@ static void check_worker(pebble_start_method method, pid_t pid, uint64_t max_tas
         if (at->pid != pid)
             continue;
         assert_int_equal(at->thread, pid); /* hooks and tasks have the same thread */
-        switch (at->what) {
+        switch ((moment)atomic_load(&at->what)) {
         case CHILD_WORKER:
             assert_int_equal(before, MOMENTS);
             assert_int_not_equal(method, PEBBLE_START_SPAWN);
@@ -337,7 +337,7 @@ static void check_zygote(pebble_start_method method, pid_t zygote) {
         if (at->pid != zygote)
             continue;
         assert_int_equal(at->thread, zygote);
-        switch (at->what) {
+        switch ((moment)atomic_load(&at->what)) {
         case CHILD_ZYGOTE:
             assert_int_equal(method, PEBBLE_START_FORK);
             assert_int_equal(before, MOMENTS);
