@@ -133,10 +133,12 @@ static bool read_header(channel_receiver *receiver) {
     return true;
 }
 
-/* Takes what there is of the record's payload, as far as limit; true when it is complete. */
+/* Takes what there is of the record's payload, as far as limit; true when it is complete. A record
+ * whose bytes are all there is completed beyond limit too: nothing might come that makes anybody look
+ * again. */
 static bool read_payload(channel_receiver *receiver, uint32_t limit) {
     uint32_t since_release = 0;
-    while ((int32_t)(limit - receiver->head) > 0) {
+    while (receiver->left == 0 || (int32_t)(limit - receiver->head) > 0) {
         uint32_t bytes = available(receiver);
         uint32_t offset = receiver->head & (CHANNEL_RING - 1);
         if (receiver->left == 0 && bytes < receiver->padding) {

@@ -92,8 +92,10 @@ int future_set_input(pebble_future *future, const void *input, size_t input_size
     return 0;
 }
 
-static void drop_input(pebble_future *future) {
+void future_drop_input(pebble_future *future) {
     const void *input = future->input;
+    if (input == NULL)
+        return;
     future->input = NULL;
     if (future->release_input != NULL)
         future->release_input(future->release_context);
@@ -156,8 +158,7 @@ static void drop_failure(pebble_future *future) {
 static _Atomic uint32_t any_word;
 
 void future_end(pebble_future *future, uint32_t state) {
-    if (future->input != NULL)
-        drop_input(future);
+    future_drop_input(future);
     uint32_t before = atomic_exchange_explicit(&future->word, state, memory_order_acq_rel);
     if (before & FUTURE_WAITERS)
         os_futex_wake(&future->word, INT_MAX);

@@ -137,6 +137,9 @@ void result_bytes_fini(result_bytes *result);
 void future_set_failure(pebble_future *future, const pebble_failure *failure,
                         char *backtrace);
 
+/* Gives the input back, if that has not been done; it may call the user's release function. */
+void future_drop_input(pebble_future *future);
+
 /* Ends the future and drops the task's reference. The caller holds no lock. */
 void future_end(pebble_future *future, uint32_t state);
 void future_end_cancelled(pebble_future *future);

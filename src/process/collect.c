@@ -207,6 +207,8 @@ static void end_stream(process_worker *worker) {
     worker->streaming = NULL;
     worker_retire_if_used_up(worker);
     dispatch(worker->pool);
+    if (atomic_load(&worker->pool->base.closed))
+        pool_attend_soon(worker->pool); /* now it may be told to exit */
     pthread_mutex_unlock(&worker->pool->base.lock);
 }
 
@@ -312,8 +314,7 @@ static void collect_others(process_pool *pool) {
  * ETIMEDOUT, ENOSYS, or 0 to look again. */
 static int lead_once(process_worker *worker, pebble_future *future, uint64_t sequence,
                      uint32_t word, int64_t deadline_ns) {
-    collect_turn(worker); /* if there is more, there is something to read below */
-    if (future_ended(future))
+    if (collect_turn(worker) || future_ended(future))
         return 0;
     collect_others(worker->pool);
     if (worth_spinning(worker) && spin_for(worker, future, deadline_ns))

@@ -172,8 +172,9 @@ void supervisor_post(supervisor_job *job) {
         os_poller_wake(poller);
 }
 
-/* Those that are there now: what they post in their turn comes after events and timers. */
-static void run_jobs(void) {
+/* Those that are there now: what they post in their turn comes after events and timers. True if there
+ * are more. */
+static bool run_jobs(void) {
     pthread_mutex_lock(&lock);
     supervisor_job *job = state.first;
     state.first = state.last = NULL;
@@ -189,6 +190,7 @@ static void run_jobs(void) {
     pthread_mutex_unlock(&lock);
     if (more)
         os_poller_wake(state.poller);
+    return more;
 }
 
 void supervisor_retire(supervisor_retired *retired) {
@@ -220,8 +222,8 @@ static void run(void *context) {
         }
         while ((timer = take_expired(os_now_ns())) != NULL)
             timer->expired(timer);
-        run_jobs();
-        destroy_retired();
+        if (!run_jobs()) /* else one may be of what is retired */
+            destroy_retired();
     }
 }
 

@@ -420,7 +420,8 @@ static void let_idle_go(process_pool *pool) {
     for (int i = pool->worker_count;
          i-- > 0;) { /* down: those that leave are replaced by later */
         process_worker *worker = pool->workers[i];
-        if (worker->state == WORKER_SERVING && worker->in_flight == 0)
+        if (worker->state == WORKER_SERVING && worker->in_flight == 0 &&
+            worker->streaming == NULL) /* its sender is in nobody's hands */
             worker_retire(worker);
     }
     while (pool->spares != NULL)
@@ -583,7 +584,13 @@ static int64_t head_deadline(process_worker *worker, const pebble_future *head,
         return OS_NO_DEADLINE; /* there is no process yet: it is looked at when there is */
     if (started || head->kind == TASK_INITIALIZER)
         return deadline_ns;
-    return now_ns < deadline_ns ? deadline_ns : after(deadline_ns, start_margin_ns);
+    if (now_ns < deadline_ns)
+        return deadline_ns;
+    /* It may start right after this look: the next ones come after as much time again each, so that
+     * its deadline is late by no more than its start. */
+    int64_t limit_ns = after(deadline_ns, start_margin_ns);
+    int64_t next_ns = after(now_ns, now_ns - worker->observed_ns);
+    return now_ns < limit_ns && next_ns < limit_ns ? next_ns : limit_ns;
 }
 
 /* The head task's time is over. Returns when to look again. */

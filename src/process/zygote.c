@@ -205,19 +205,6 @@ static zygote_worker *owner_of(zygote_state *zygote, pid_t orphan) {
     return NULL;
 }
 
-/* It comes from one of those that have just died; which one is not known. */
-static void attribute(zygote_state *zygote, pid_t orphan) {
-    for (size_t i = 0; i < zygote->count; i++) {
-        if (zygote->workers[i].leaves)
-            pid_list_add(&zygote->workers[i].tree, orphan);
-    }
-}
-
-static void kill_orphan(zygote_state *zygote, pid_t orphan) {
-    if (!tree_kill(orphan))
-        pid_list_add(&zygote->foreign, orphan);
-}
-
 static bool has_left(zygote_state *zygote, const zygote_worker *worker,
                      const pid_list *orphans) {
     for (size_t i = 0; i < orphans->count; i++) {
@@ -228,6 +215,21 @@ static bool has_left(zygote_state *zygote, const zygote_worker *worker,
     return false;
 }
 
+/* It comes from one of those that have just died, or of whose orphans one may just have; which one is
+ * not known. */
+static void attribute(zygote_state *zygote, pid_t orphan, const pid_list *orphans) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (worker->leaves || (worker->dead && has_left(zygote, worker, orphans)))
+            pid_list_add(&worker->tree, orphan);
+    }
+}
+
+static void kill_orphan(zygote_state *zygote, pid_t orphan) {
+    if (!tree_kill(orphan))
+        pid_list_add(&zygote->foreign, orphan);
+}
+
 /* Deals with what dead workers left; those of which nothing is left are gone. */
 static void sweep(zygote_state *zygote) {
     pid_list orphans = {0};
@@ -235,7 +237,7 @@ static void sweep(zygote_state *zygote) {
     for (size_t i = 0; i < orphans.count; i++) {
         zygote_worker *owner = owner_of(zygote, orphans.pids[i]);
         if (owner == NULL)
-            attribute(zygote, orphans.pids[i]);
+            attribute(zygote, orphans.pids[i], &orphans);
         if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
             kill_orphan(zygote, orphans.pids[i]);
     }

@@ -219,6 +219,8 @@ static void leave_if_forked(const thread_pool *pool) {
 }
 
 static void end_running(thread_worker *worker, pebble_future *future) {
+    future_drop_input(
+        future); /* may end the thread too: what runs is still to be ended then */
     atomic_store_explicit(
         &worker->tasks_done,
         atomic_load_explicit(&worker->tasks_done, memory_order_relaxed) + 1,
