@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "channel/layout.h"
 #include "platform/platform.h"
 #include "support.h"
 
@@ -103,6 +104,36 @@ static void test_waiting_for_a_task_that_comes_back(void **state) {
             expect_end(futures[i], PEBBLE_OK);
         if (round % 8 == 0)
             show_that_tasks_are_short(pool);
+    }
+    close_join_free(pool);
+}
+
+static int write_pages(pebble_task *task, const void *input, size_t size) {
+    static const char page[4096];
+    size_t left = *(const size_t *)input;
+    (void)size;
+    usleep(5 * 1000); /* until then whoever waits sleeps */
+    for (; left > sizeof page; left -= sizeof page) {
+        if (pebble_task_write(task, page, sizeof page) != PEBBLE_OK)
+            return 1;
+    }
+    return (int)pebble_task_write(task, page, left);
+}
+
+/* Its end stands at the end of what is read in one turn. */
+static void test_waiting_for_a_result_of_a_ring(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(1, NULL);
+    for (size_t less = 0; less <= 256; less += 32) {
+        for (int round = 0; round < 3; round++) {
+            size_t wanted = CHANNEL_RING - less, size;
+            pebble_future *future = schedule(pool, write_pages, &wanted, sizeof wanted, 0);
+            int64_t before_ns = os_now_ns();
+            expect_ok(pebble_future_result(future, DEADLINE_NS, NULL, &size));
+            assert_true(os_now_ns() - before_ns < DEADLINE_NS / 2);
+            assert_int_equal(size, wanted);
+            pebble_future_unref(future);
+        }
     }
     close_join_free(pool);
 }
@@ -288,6 +319,7 @@ static void test_end_that_is_not_seen(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(waiting_for_a_task_that_comes_back),
+        TEST(waiting_for_a_result_of_a_ring),
         TEST(deadline_before_the_process),
         TEST(deadline_behind_a_skipped_task),
         TEST(late_supervisor),

@@ -84,6 +84,36 @@ static void test_task_cancels_thread(void **state) {
     check_task_ends_thread(cancel_thread);
 }
 
+static int ask_for_cancel(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    pthread_cancel(pthread_self());
+    return 0; /* it comes later */
+}
+
+static void end_in_release(void *context) {
+    (void)context;
+    counter_add(&shared->called, 1);
+    pthread_testcancel();
+}
+
+/* The task is over, but its future is not: the release of its input ends the thread. */
+static void test_release_ends_thread(void **state) {
+    static const char input[64];
+    pebble_future *future;
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    pebble_task_options lent = PEBBLE_TASK_OPTIONS_INIT;
+    lent.function = ask_for_cancel;
+    lent.input = input;
+    lent.input_size = sizeof input;
+    lent.release_input = end_in_release;
+    expect_ok(pebble_schedule_task(pool, &lent, &future));
+    expect_thread_ended(future);
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    close_join_free(pool);
+    assert_int_equal(counter_value(&shared->called), 1);
+}
+
 static void test_stop_while_task_ends_thread(void **state) {
     (void)state;
     pebble_pool *pool = new_single_pool();
@@ -302,6 +332,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(task_ends_thread),
         TEST(task_cancels_thread),
+        TEST(release_ends_thread),
         TEST(stop_while_task_ends_thread),
         TEST(single_call_ends_thread),
         TEST(initializer_ends_thread),
