@@ -1,0 +1,139 @@
+"""Events between processes, and what /proc tells about them. Imported by tasks, so kept light."""
+
+import os
+import select
+import signal
+import time
+
+DEADLINE = 10
+
+
+class Flag:
+    """A named pipe: set once it holds something. Goes into tasks, under every start method."""
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        if not os.path.exists(self.path):
+            os.mkfifo(self.path)
+        self._descriptor = os.open(self.path, os.O_RDWR)
+
+    def __reduce__(self):
+        return Flag, (self.path,)
+
+    def __del__(self):
+        os.close(self._descriptor)
+
+    def set(self, number=1):
+        os.write(self._descriptor, b"%d\n" % number)
+
+    def wait(self, timeout=DEADLINE):
+        return readable(self._descriptor, timeout)
+
+    def is_set(self):
+        return self.wait(0)
+
+    def numbers(self, count=1):
+        """The first `count` numbers that it was set to, which are taken out of it."""
+        data = b""
+        while data.count(b"\n") < count:
+            assert self.wait(), "never set"
+            data += os.read(self._descriptor, 4096)
+        return [int(line) for line in data.split()]
+
+    def number(self):
+        (number,) = self.numbers()
+        return number
+
+
+def readable(descriptor, timeout):
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout * 1000))
+
+
+def gone(pid, timeout=0):
+    """True once the process has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return readable(descriptor, timeout)
+    finally:
+        os.close(descriptor)
+
+
+def threads(pid="self"):
+    """Identifier and name of each native thread of a process."""
+    found = {}
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/comm") as comm:
+                found[int(thread)] = comm.read().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+def children(pid="self"):
+    found = set()
+    for thread in threads(pid):
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children") as list_of_children:
+                found.update(map(int, list_of_children.read().split()))
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return found
+
+
+def descendants(pid="self"):
+    found = children(pid)
+    return found.union(*(descendants(child) for child in found))
+
+
+def command_line(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline") as arguments:
+            return arguments.read().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def is_asleep(pid):
+    """True if the process's first thread waits."""
+    with open(f"/proc/{pid}/task/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0] == "S"
+
+
+def eventually(predicate, timeout=5):
+    """Waits for what has no event: the state of other processes and threads."""
+    end = time.monotonic() + timeout
+    while not predicate():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def outcome(call, *args):
+    """A call's value, or the class and arguments of its exception: comparable with another's."""
+    try:
+        return call(*args)
+    except Exception as error:
+        return type(error), error.args
+
+
+def outcomes(iterator):
+    """All that an iterator gives: values, and exceptions at the places where they are raised."""
+    found = []
+    while True:
+        try:
+            found.append(next(iterator))
+        except StopIteration:
+            return found
+        except BaseException as error:
+            found.append(error)
+
+
+def kill(pid, signum=signal.SIGKILL):
+    os.kill(pid, signum)
