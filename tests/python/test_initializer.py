@@ -1,0 +1,147 @@
+import concurrent.futures
+import threading
+
+import pytest
+from pebble import ProcessPool, ThreadPool
+
+import tasks
+from support import outcomes
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "log"
+    path.touch()
+    return path
+
+
+def assert_broken(pool, log, cause=""):
+    """Its futures end, it takes no more, and does not try for ever."""
+    futures = [pool.schedule(tasks.value, args=(1,)) for _ in range(3)]
+    for future in futures:
+        with pytest.raises(RuntimeError, match=cause):
+            future.result(10)
+    assert not pool.active
+    with pytest.raises(RuntimeError):
+        pool.schedule(tasks.value, args=(1,))
+    with pytest.raises(RuntimeError):
+        pool.map(tasks.value, [1])
+    assert len(tasks.calls(log)) == 3
+    pool.close()
+    pool.join()
+
+
+def test_receives_initargs(any_kind):
+    with any_kind(max_workers=1, initializer=tasks.remember, initargs=("x",)) as pool:
+        assert pool.schedule(tasks.recall).result() == "x"
+        assert list(pool.map(tasks.recall, range(3)).result()) == ["x"] * 3
+    tasks.remember(None)
+
+
+@pytest.mark.parametrize("initargs", [["x"], iter(["x"]), {"x": 1}], ids=repr)
+def test_initargs_is_any_iterable(initargs):
+    with ProcessPool(max_workers=1, initializer=tasks.remember, initargs=initargs) as pool:
+        assert pool.schedule(tasks.recall).result() == "x"
+
+
+@pytest.mark.parametrize("initargs", [None, ()])
+def test_no_initargs(any_kind, initargs):
+    with any_kind(max_workers=1, initializer=tasks.process_id, initargs=initargs) as pool:
+        assert pool.schedule(tasks.value, args=(1,)).result() == 1
+
+
+def test_in_every_worker(any_kind, make_flag, log):
+    flags = [make_flag(f"flag{n}") for n in range(3)]
+    with any_kind(max_workers=3, initializer=tasks.log_call, initargs=(log,)) as pool:
+        futures = [pool.schedule(tasks.meet, args=(flag, *flags)) for flag in flags]
+        pids = [future.result() for future in futures]
+    assert sorted(tasks.calls(log)) == sorted(pids)
+
+
+def test_again_in_restarted_processes(log):
+    pool = ProcessPool(
+        max_workers=1, max_tasks=2, initializer=tasks.log_call, initargs=(log,)
+    )
+    with pool:
+        futures = [pool.schedule(tasks.process_id) for _ in range(6)]
+        pids = [future.result() for future in futures]
+        assert tasks.calls(log)[:3] == pids[::2]
+
+
+def test_again_in_restarted_threads(log):
+    pool = ThreadPool(max_workers=1, max_tasks=2, initializer=tasks.log_call, initargs=(log,))
+    with pool:
+        for _ in range(6):
+            pool.schedule(int).result()
+        assert len(tasks.calls(log)) in (3, 4)
+
+
+def test_in_the_workers_own_thread():
+    local = threading.local()
+    with ThreadPool(max_workers=1, initializer=setattr, initargs=(local, "x", 1)) as pool:
+        assert pool.schedule(getattr, args=(local, "x")).result() == 1
+    assert not hasattr(local, "x")
+
+
+def test_again_after_a_death(log):
+    with ProcessPool(max_workers=1, initializer=tasks.log_call, initargs=(log,)) as pool:
+        pool.schedule(tasks.die).exception()
+        pid = pool.schedule(tasks.process_id).result()
+    assert len(tasks.calls(log)) == 2 and tasks.calls(log)[1] == pid
+
+
+@pytest.mark.parametrize(
+    "initializer, cause",
+    [(tasks.log_and_fail, "broken initializer"), (tasks.log_and_leave, "left")],
+)
+def test_raises(any_kind, log, initializer, cause):
+    pool = any_kind(max_workers=1, initializer=initializer, initargs=(log,))
+    assert_broken(pool, log, cause)
+
+
+def test_dies(log):
+    assert_broken(ProcessPool(1, initializer=tasks.log_and_die, initargs=(log,)), log)
+
+
+def test_hangs(log):
+    pool = ProcessPool(
+        max_workers=1,
+        initializer=tasks.log_and_hang,
+        initargs=(log,),
+        termination_grace=0,
+        initializer_timeout=0.15,
+    )
+    assert_broken(pool, log)
+
+
+def test_maps_of_a_broken_pool_end(any_kind, log):
+    pool = any_kind(max_workers=1, initializer=tasks.log_and_fail, initargs=(log,))
+    future = pool.map(tasks.value, range(10), chunksize=3)
+    assert concurrent.futures.wait([future], 10).done
+    assert all(isinstance(error, RuntimeError) for error in outcomes(future.result()))
+    pool.close()
+    pool.join()
+
+
+def test_raises_in_many_workers(any_kind, log):
+    with any_kind(max_workers=4, initializer=tasks.log_and_fail, initargs=(log,)) as pool:
+        futures = [pool.schedule(tasks.value, args=(1,)) for _ in range(8)]
+        assert all(isinstance(future.exception(10), RuntimeError) for future in futures)
+    assert len(tasks.calls(log)) <= 12
+
+
+def test_fails_at_first(any_kind, log):
+    with any_kind(max_workers=1, initializer=tasks.fail_at_first, initargs=(log,)) as pool:
+        assert pool.schedule(tasks.value, args=(1,)).result() == 1
+        assert pool.active
+    assert len(tasks.calls(log)) == 2
+
+
+def test_only_the_initializer_is_limited_in_time():
+    with ProcessPool(1, initializer=int, initializer_timeout=0.2) as pool:
+        assert pool.schedule(tasks.sleep, args=(0.3,)).result() == 0.3
+
+
+def test_its_time_is_not_the_tasks():
+    with ProcessPool(1, initializer=tasks.sleep, initargs=(0.3,)) as pool:
+        assert pool.schedule(tasks.value, args=(1,), timeout=0.2).result() == 1
