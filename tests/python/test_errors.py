@@ -208,7 +208,9 @@ def test_results_of_threads_are_not_pickled(thread_pool):
 # ---- Functions and arguments ----
 
 
-@pytest.mark.parametrize("function", [lambda: None, (n for n in ()).__next__], ids=repr)
+@pytest.mark.parametrize(
+    "function", [lambda: None, (n for n in ()).__next__], ids=["lambda", "generator"]
+)
 def test_a_function_that_cannot_be_pickled(process_pool, function):
     assert isinstance(error_of(process_pool, function), UNPICKLABLE)
 

@@ -16,11 +16,9 @@ def log(tmp_path):
 
 
 def assert_broken(pool, log, cause=""):
-    """Its futures end, it takes no more, and does not try for ever."""
-    futures = [pool.schedule(tasks.value, args=(1,)) for _ in range(3)]
-    for future in futures:
-        with pytest.raises(RuntimeError, match=cause):
-            future.result(10)
+    """Its future ends, it takes no more, and does not try for ever."""
+    with pytest.raises(RuntimeError, match=cause):
+        pool.schedule(tasks.value, args=(1,)).result(10)
     assert not pool.active
     with pytest.raises(RuntimeError):
         pool.schedule(tasks.value, args=(1,))
@@ -38,7 +36,9 @@ def test_receives_initargs(any_kind):
     tasks.remember(None)
 
 
-@pytest.mark.parametrize("initargs", [["x"], iter(["x"]), {"x": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "initargs", [["x"], iter("x"), {"x": 1}], ids=["list", "iterator", "dict"]
+)
 def test_initargs_is_any_iterable(initargs):
     with ProcessPool(max_workers=1, initializer=tasks.remember, initargs=initargs) as pool:
         assert pool.schedule(tasks.recall).result() == "x"
@@ -125,8 +125,8 @@ def test_maps_of_a_broken_pool_end(any_kind, log):
 
 def test_raises_in_many_workers(any_kind, log):
     with any_kind(max_workers=4, initializer=tasks.log_and_fail, initargs=(log,)) as pool:
-        futures = [pool.schedule(tasks.value, args=(1,)) for _ in range(8)]
-        assert all(isinstance(future.exception(10), RuntimeError) for future in futures)
+        errors = outcomes(pool.map(tasks.value, range(8)).result())
+        assert all(isinstance(error, RuntimeError) for error in errors)
     assert len(tasks.calls(log)) <= 12
 
 
