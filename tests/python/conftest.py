@@ -167,7 +167,9 @@ def run(program):
 
 def helper_of_multiprocessing(pid):
     line = command_line(pid)
-    return "multiprocessing.resource_tracker" in line or "multiprocessing.forkserver" in line
+    return (
+        "multiprocessing.resource_tracker" in line or "multiprocessing.forkserver" in line
+    )
 
 
 def count_children():

@@ -583,8 +583,6 @@ def sleep(seconds, *_):
     return seconds
 
 
-
-
 def second_first(flag, x):
     """Element 0 ends after element 1."""
     if x == 0:
@@ -598,3 +596,13 @@ def raise_if(failing, kind, x):
     if x == failing:
         raise kind
     return x
+
+
+def name_when_met(arrival, *others):
+    meet(arrival, *others)
+    return process_name()
+
+
+def hang_in_nested_pool(started):
+    with ProcessPool(max_workers=1) as pool:
+        pool.schedule(hang, args=(started,)).result()

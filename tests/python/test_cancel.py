@@ -82,7 +82,9 @@ def test_all_that_the_call_started_ends_too(process_pool, make_flag, started):
 
 def test_a_call_may_tidy_up(process_pool, make_flag, started):
     terminated = make_flag("terminated")
-    future = process_pool.schedule(tasks.hang_until_terminated, args=(started, terminated))
+    future = process_pool.schedule(
+        tasks.hang_until_terminated, args=(started, terminated)
+    )
     assert started.wait()
     assert future.cancel()
     assert_cancelled(future)
@@ -143,7 +145,9 @@ def test_callbacks_run_when_the_process_is_gone(process_pool, started):
     seen, ran = [], threading.Event()
     future = process_pool.schedule(tasks.hang, args=(started,))
     pid = started.number()
-    future.add_done_callback(lambda done: (seen.append((done.cancelled(), gone(pid))), ran.set()))
+    future.add_done_callback(
+        lambda done: (seen.append((done.cancelled(), gone(pid))), ran.set())
+    )
     assert future.cancel()
     assert ran.wait(10)
     assert seen == [(True, True)]

@@ -11,7 +11,6 @@ from pebble.concurrent import process, thread
 import tasks
 from support import gone
 
-
 # ---- process ----
 
 
@@ -203,7 +202,9 @@ def test_thread_positional_order():
     assert tasks.thread_with_name_by_position().result() == "positional"
 
 
-@pytest.mark.parametrize("function", [len, "abc".count, lambda x: x, tasks.Counter(0)], ids=str)
+@pytest.mark.parametrize(
+    "function", [len, "abc".count, lambda x: x, tasks.Counter(0)], ids=str
+)
 def test_any_callable_in_a_thread(function):
     argument = 5 if isinstance(function, tasks.Counter) else "a"
     assert thread(function)(argument).result() == function(argument)
@@ -249,7 +250,9 @@ def test_thread_shares_memory():
 # ---- Both ----
 
 
-@pytest.mark.parametrize("decorate", [process, thread, process(timeout=1), thread(name="x")])
+@pytest.mark.parametrize(
+    "decorate", [process, thread, process(timeout=1), thread(name="x")]
+)
 def test_wraps(decorate):
     def function(a: int, *, b: str = "x") -> None:
         """Its documentation."""

@@ -24,7 +24,9 @@ def workers(process_pool, tmp_path_factory):
 def nothing_else_is_harmed(process_pool, workers):
     """Each error is its own future's and nothing else's: the same workers go on."""
     yield
-    assert {process_pool.schedule(tasks.process_id).result() for _ in range(10)} <= workers
+    assert {
+        process_pool.schedule(tasks.process_id).result() for _ in range(10)
+    } <= workers
 
 
 def error_of(pool, function, *args):
@@ -125,7 +127,9 @@ def test_cause_shows_the_remote_traceback(process_pool):
 
 
 def test_remote_causes_are_in_the_traceback(process_pool):
-    error = error_of(process_pool, tasks.fail_from, ValueError("effect"), KeyError("cause"))
+    error = error_of(
+        process_pool, tasks.fail_from, ValueError("effect"), KeyError("cause")
+    )
     assert "effect" in error.traceback and "KeyError: 'cause'" in error.traceback
 
 

@@ -139,9 +139,13 @@ def test_tasks_scheduled_while_workers_are_killed():
 
 
 def test_the_chunk_of_a_dying_element(process_pool):
-    found = outcomes(process_pool.map(tasks.die_if, [4] * 9, range(9), chunksize=3).result())
+    found = outcomes(
+        process_pool.map(tasks.die_if, [4] * 9, range(9), chunksize=3).result()
+    )
     assert found[:3] + found[6:] == [0, 1, 2, 6, 7, 8]
-    assert [(type(each), each.exitcode) for each in found[3:6]] == [(ProcessExpired, 3)] * 3
+    assert [(type(each), each.exitcode) for each in found[3:6]] == [
+        (ProcessExpired, 3)
+    ] * 3
 
 
 def test_the_first_element_of_a_map_dies(process_pool):

@@ -79,7 +79,9 @@ def test_repr_tells_the_state(any_pool):
 
 def test_result_in_many_threads(held, release):
     results = []
-    threads = [threading.Thread(target=lambda: results.append(held.result())) for _ in range(5)]
+    threads = [
+        threading.Thread(target=lambda: results.append(held.result())) for _ in range(5)
+    ]
     for thread in threads:
         thread.start()
     release.set()
@@ -400,4 +402,6 @@ def test_futures_outlive_their_pool(any_kind):
         mapped = pool.map(tasks.value, range(5))
     del pool
     gc.collect()
-    assert [future.result() for future in futures] == list(mapped.result()) == list(range(5))
+    assert (
+        [future.result() for future in futures] == list(mapped.result()) == list(range(5))
+    )

@@ -40,7 +40,9 @@ def test_receives_initargs(any_kind):
     "initargs", [["x"], iter("x"), {"x": 1}], ids=["list", "iterator", "dict"]
 )
 def test_initargs_is_any_iterable(initargs):
-    with ProcessPool(max_workers=1, initializer=tasks.remember, initargs=initargs) as pool:
+    with ProcessPool(
+        max_workers=1, initializer=tasks.remember, initargs=initargs
+    ) as pool:
         assert pool.schedule(tasks.recall).result() == "x"
 
 
@@ -69,7 +71,9 @@ def test_again_in_restarted_processes(log):
 
 
 def test_again_in_restarted_threads(log):
-    pool = ThreadPool(max_workers=1, max_tasks=2, initializer=tasks.log_call, initargs=(log,))
+    pool = ThreadPool(
+        max_workers=1, max_tasks=2, initializer=tasks.log_call, initargs=(log,)
+    )
     with pool:
         for _ in range(6):
             pool.schedule(int).result()
@@ -131,7 +135,9 @@ def test_raises_in_many_workers(any_kind, log):
 
 
 def test_fails_at_first(any_kind, log):
-    with any_kind(max_workers=1, initializer=tasks.fail_at_first, initargs=(log,)) as pool:
+    with any_kind(
+        max_workers=1, initializer=tasks.fail_at_first, initargs=(log,)
+    ) as pool:
         assert pool.schedule(tasks.value, args=(1,)).result() == 1
         assert pool.active
     assert len(tasks.calls(log)) == 2

@@ -13,7 +13,9 @@ from support import outcome, outcomes
 numbers = some.lists(some.integers(-1, 50), max_size=100)
 
 
-@given(iterables=some.lists(numbers, min_size=1, max_size=3), chunksize=some.integers(1, 120))
+@given(
+    iterables=some.lists(numbers, min_size=1, max_size=3), chunksize=some.integers(1, 120)
+)
 def test_same_as_the_built_in_map(any_pool, iterables, chunksize):
     expected = [outcome(tasks.non_negative, *row) for row in zip(*iterables)]
     future = any_pool.map(tasks.non_negative, *iterables, chunksize=chunksize)
@@ -95,7 +97,9 @@ def test_chunks_go_to_workers_whole(chunksize):
 
 
 def test_result_waits_for_the_first_only(process_pool, started, release):
-    future = process_pool.map(tasks.hold_if, [1] * 3, [started] * 3, [release] * 3, range(3))
+    future = process_pool.map(
+        tasks.hold_if, [1] * 3, [started] * 3, [release] * 3, range(3)
+    )
     iterator = future.result()
     assert next(iterator) == 0
     assert started.wait() and not future.done()
@@ -153,14 +157,18 @@ def test_base_exceptions_of_single_elements(any_pool, error):
 
 def test_a_result_of_a_chunk_that_cannot_be_pickled(process_pool):
     kinds = [tasks.DumpFails] * 3
-    found = outcomes(process_pool.map(tasks.make_if, [1] * 3, kinds, range(3), chunksize=3).result())
+    found = outcomes(
+        process_pool.map(tasks.make_if, [1] * 3, kinds, range(3), chunksize=3).result()
+    )
     assert found[0] == 0 and found[2] == 2
     assert isinstance(found[1], ValueError) and found[1].args == ("dump",)
 
 
 def test_a_result_of_a_chunk_that_cannot_be_unpickled(process_pool):
     kinds = [tasks.LoadFails] * 3
-    found = outcomes(process_pool.map(tasks.make_if, [1] * 3, kinds, range(3), chunksize=3).result())
+    found = outcomes(
+        process_pool.map(tasks.make_if, [1] * 3, kinds, range(3), chunksize=3).result()
+    )
     assert found[0] == 0 and found[2] == 2
     assert isinstance(found[1], LookupError)
 
@@ -197,11 +205,17 @@ def test_callbacks_when_all_have_ended(any_pool, started, release):
 def test_done_without_being_iterated(any_pool):
     future = any_pool.map(tasks.fail_if, [1] * 3, range(3))
     assert concurrent.futures.wait([future], timeout=10).done == {future}
-    assert [isinstance(each, int) for each in outcomes(future.result())] == [True, False, True]
+    assert [isinstance(each, int) for each in outcomes(future.result())] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_the_iterator_outlives_the_future(any_pool):
-    assert list(any_pool.map(tasks.value, range(100), chunksize=7).result()) == list(range(100))
+    assert list(any_pool.map(tasks.value, range(100), chunksize=7).result()) == list(
+        range(100)
+    )
 
 
 def test_two_maps_at_once(any_pool):

@@ -8,7 +8,7 @@ import pytest
 from pebble import ProcessPool, ThreadPool
 
 import tasks
-from support import gone
+from support import eventually, gone
 
 
 def stop_and_join(pool):
@@ -357,6 +357,7 @@ def test_pools_one_after_the_other(any_kind):
 
 def test_stopping_while_others_schedule(any_kind):
     pool = any_kind(max_workers=2)
+    pool.schedule(int).result()
     futures, refused = [], []
 
     def schedule():
@@ -369,7 +370,7 @@ def test_stopping_while_others_schedule(any_kind):
     threads = [threading.Thread(target=schedule) for _ in range(2)]
     for thread in threads:
         thread.start()
-    pool.schedule(int).result()
+    assert eventually(lambda: len(futures) > 100)
     stop_and_join(pool)
     for thread in threads:
         thread.join()

@@ -131,7 +131,9 @@ def test_from_many_threads(any_pool):
     results = {}
 
     def schedule(thread):
-        futures = [any_pool.schedule(tasks.value, args=((thread, n),)) for n in range(100)]
+        futures = [
+            any_pool.schedule(tasks.value, args=((thread, n),)) for n in range(100)
+        ]
         results[thread] = [future.result() for future in futures]
 
     threads = [threading.Thread(target=schedule, args=(each,)) for each in range(4)]

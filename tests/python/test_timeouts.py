@@ -72,7 +72,9 @@ def test_callbacks_run_when_the_process_is_gone(process_pool, started):
     seen, ran = [], threading.Event()
     future = process_pool.schedule(tasks.hang, args=(started,), timeout=0.1)
     pid = started.number()
-    future.add_done_callback(lambda done: (seen.append((done.exception(), gone(pid))), ran.set()))
+    future.add_done_callback(
+        lambda done: (seen.append((done.exception(), gone(pid))), ran.set())
+    )
     assert ran.wait(10)
     assert seen == [(future.exception(), True)]
     assert isinstance(future.exception(), concurrent.futures.TimeoutError)
@@ -86,7 +88,9 @@ def test_time_in_the_queue_does_not_count():
 
 def test_time_behind_many_short_tasks_does_not_count():
     with ProcessPool(max_workers=1) as pool:
-        futures = [pool.schedule(tasks.sleep, args=(0.02,), timeout=0.2) for _ in range(20)]
+        futures = [
+            pool.schedule(tasks.sleep, args=(0.02,), timeout=0.2) for _ in range(20)
+        ]
         assert [future.result() for future in futures] == [0.02] * 20
 
 
@@ -183,4 +187,6 @@ def test_a_map_of_threads_counts_from_the_call(thread_pool, started, release):
 
 
 def test_a_map_of_threads_in_time(thread_pool):
-    assert list(thread_pool.map(tasks.value, range(9), timeout=60).result()) == list(range(9))
+    assert list(thread_pool.map(tasks.value, range(9), timeout=60).result()) == list(
+        range(9)
+    )
