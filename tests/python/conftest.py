@@ -7,7 +7,14 @@ import textwrap
 import hypothesis
 import pytest
 
-from support import Flag, children, command_line, eventually, threads
+from support import (
+    Flag,
+    children,
+    command_line,
+    eventually,
+    helper_of_multiprocessing,
+    threads,
+)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -163,13 +170,6 @@ def run(program):
 
 
 # ---- Nothing is left behind ----
-
-
-def helper_of_multiprocessing(pid):
-    line = command_line(pid)
-    return (
-        "multiprocessing.resource_tracker" in line or "multiprocessing.forkserver" in line
-    )
 
 
 def count_children():

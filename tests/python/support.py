@@ -99,6 +99,13 @@ def command_line(pid):
         return ""
 
 
+def helper_of_multiprocessing(pid):
+    line = command_line(pid)
+    return (
+        "multiprocessing.resource_tracker" in line or "multiprocessing.forkserver" in line
+    )
+
+
 def is_asleep(pid):
     """True if the process's first thread waits."""
     with open(f"/proc/{pid}/task/{pid}/stat") as stat:
