@@ -226,7 +226,7 @@ def test_interrupt_that_nobody_catches(program):
     assert process.line() == "ready"
     assert eventually(lambda: is_asleep(process.pid))
     kill(process.pid, signal.SIGINT)
-    code, output, errors = process.end()
+    code, _, errors = process.end()
     assert code == -signal.SIGINT
     assert errors.count("Traceback") == 1 and errors.endswith("KeyboardInterrupt\n")
 
