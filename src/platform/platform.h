@@ -107,6 +107,9 @@ uint64_t os_bell_identity(int fd);
 int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
                   void **memory);
 
+/* Makes it of bytes that do not change any more; not mapped here. */
+int os_shared_of_bytes(const char *name, const void *bytes, size_t size, int *fd);
+
 /* Maps what a peer made; checks that it is at least size bytes. */
 int os_shared_map(int fd, size_t size, bool writable, void **memory);
 void os_shared_unmap(void *memory, size_t size);
