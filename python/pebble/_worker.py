@@ -130,13 +130,18 @@ def _prepare(preparation: Dict[str, Any]) -> Optional[str]:
     try:
         multiprocessing.spawn.prepare(preparation)
     except BaseException:
-        text = traceback.format_exc()
-        sys.stderr.write(text)
-        sys.stderr.flush()
-        return text[-900:]  # the end says why
+        return _end_of(traceback.format_exc())
     finally:
         del process._inheriting
     return None
+
+
+def _end_of(text: str) -> str:
+    """The last lines, which say why: no more of them than the engine keeps."""
+    lines = text.splitlines(keepends=True)
+    while len("".join(lines).encode()) > 950 and len(lines) > 1:
+        del lines[0]
+    return "the main module could not be imported in the worker: " + "".join(lines)
 
 
 # ---- Threads

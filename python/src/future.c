@@ -6,8 +6,8 @@
  *
  * Nobody is told of an end until somebody asks to be: add_done_callback() or the condition (wait(),
  * as_completed()) have the engine call back (watched), with a reference to the future. Between the
- * end and that call the future is done already; who looks at its state under its condition then sees
- * the end and installs no waiter, who looked before has his waiter in the list when it comes.
+ * end and that call the future is done() already. But once there is a condition, _state changes under
+ * it alone (told), and together with telling the waiters: wait() looks at it twice and counts.
  *
  * cancelled() is true as soon as cancel() was accepted; the future ends when the processes are gone.
  */
@@ -286,6 +286,7 @@ static void notify_condition(future_object *self) {
         return;
     }
     Py_DECREF(done);
+    self->told = true;
     tell_waiters(self);
     static const char *const methods[] = {"notify_all", "release"};
     for (int i = 0; i < 2; i++) {
@@ -302,6 +303,7 @@ void future_announce(future_object *self) {
     self->announced = true;
     if (self->condition != NULL)
         notify_condition(self);
+    self->told = true;
     PyObject *callbacks = self->callbacks;
     self->callbacks = NULL;
     for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
@@ -560,9 +562,11 @@ static PyObject *future_set_exception(future_object *self, PyObject *exception) 
 static PyObject *state_of(future_object *self) {
     if (self->kind == FUTURE_PLAIN)
         return self->state != NULL ? self->state : names.pending;
-    if (has_ended(self))
+    bool ended = has_ended(self);
+    if (self->condition != NULL ? self->told : ended)
         return is_cancelled(self) ? names.cancelled_and_notified : names.finished;
-    return is_running(self) || self->cancel_accepted ? names.running : names.pending;
+    return ended || is_running(self) || self->cancel_accepted ? names.running
+                                                              : names.pending;
 }
 
 static PyObject *future_repr(future_object *self) {

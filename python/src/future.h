@@ -18,11 +18,12 @@ typedef struct future_object {
     bool in_thread; /* TASK: of a thread pool, which leaves the outcome here before the end */
     bool known;     /* TASK: outcome or was_cancelled is final */
     bool was_cancelled;
-    bool cancel_accepted;  /* cancel() returned True */
-    bool marked_running;   /* set_running_or_notify_cancel() returned True */
-    bool watched;          /* the engine will call back at the end */
-    bool announced;        /* waiters and callbacks have been told, or are being told */
-    pid_t pid;             /* once known */
+    bool cancel_accepted; /* cancel() returned True */
+    bool marked_running;  /* set_running_or_notify_cancel() returned True */
+    bool watched;         /* the engine will call back at the end */
+    bool announced;       /* waiters and callbacks have been told, or are being told */
+    bool told; /* _state tells of the end; with a condition it changes under that */
+    pid_t pid; /* once known */
     pebble_future *engine; /* NULL once it is known, and if it never ran */
     outcome outcome;
     PyObject *function, *args,

@@ -206,6 +206,11 @@ int process_call(pebble_task *task, const void *input, size_t input_size) {
     outcome result = {0};
     worker_enter();
     int64_t start_ns = now_ns();
+    if (interpreter_problem() !=
+        NULL) { /* of a single call: there was no initializer to tell it */
+        PyErr_SetString(PyExc_RuntimeError, interpreter_problem());
+        return finish_with_error(task, 0, exception_take());
+    }
     if (load_call(&task_call, input, input_size) == 0)
         outcome_of_call(&result, task_call.function, task_call.args, task_call.kwargs);
     else
