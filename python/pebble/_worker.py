@@ -152,6 +152,14 @@ def start_thread(name: str) -> None:
     threading.current_thread().name = name
 
 
+def call_in_thread(
+    function: Callable[..., Any], name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+) -> Any:
+    """Calls a function in a thread whose name the engine has cut."""
+    threading.current_thread().name = name
+    return function(*args, **kwargs)
+
+
 def end_thread() -> None:
     threads: Any = threading
     threads._active.pop(threading.get_ident(), None)

@@ -1,6 +1,7 @@
 """Functions that run in a process or thread of their own, and give a future at once."""
 
 import functools
+import os
 from typing import Any, Callable, Optional, Union
 
 from pebble import _engine, _worker
@@ -8,6 +9,8 @@ from pebble._start import Context, Start, start, start_method
 from pebble.pools import _check_name
 
 __all__ = ["process", "thread"]
+
+NAME_MAX = 15  # bytes of a thread's name that the system keeps
 
 
 def process(
@@ -81,7 +84,11 @@ def _in_thread(function: Callable[..., Any], name: Optional[str]) -> Any:
     _check_callable(function)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return _engine.run_thread(function, args, kwargs, name)
+        if name is None or len(os.fsencode(name)) <= NAME_MAX:
+            return _engine.run_thread(function, args, kwargs, name)
+        return _engine.run_thread(
+            _worker.call_in_thread, (function, name, args, kwargs), None, name
+        )
 
     return _wrap(function, call)
 

@@ -66,7 +66,7 @@ def sighandler(signals: Any) -> Callable[[F], F]:
 
 
 def _as_list(signals: Any) -> List[Any]:
-    if isinstance(signals, (list, tuple, set, frozenset)):
+    if isinstance(signals, (list, tuple)):
         return list(signals)
     return [signals]
 

@@ -95,6 +95,7 @@ def waitforthreads(
     for thread in waited:
         if not isinstance(thread, threading.Thread):
             raise TypeError(f"threads must hold threads, not {type(thread).__name__}")
+    for thread in waited:
         if thread.ident is None:
             raise RuntimeError("threads must have been started")
         if thread is threading.current_thread():

@@ -118,6 +118,21 @@ int argument_limit(PyObject *value, const char *parameter, int64_t *limit_ns) {
     return 0;
 }
 
+int argument_grace(PyObject *value, const char *parameter, int64_t *grace_ns) {
+    *grace_ns = 0;
+    if (value == NULL || value == Py_None)
+        return 0;
+    if (seconds_to_ns(value, parameter, grace_ns) < 0)
+        return -1;
+    if (*grace_ns < 0) {
+        PyErr_Format(PyExc_ValueError, "%s must not be negative: %R", parameter, value);
+        return -1;
+    }
+    if (*grace_ns == 0)
+        *grace_ns = 1;
+    return 0;
+}
+
 int argument_deadline(PyObject *value, const char *parameter, int64_t *deadline_ns) {
     int64_t wait_ns = PEBBLE_FOREVER;
     if (value != NULL && value != Py_None && seconds_to_ns(value, parameter, &wait_ns) < 0)
@@ -151,7 +166,7 @@ int argument_callable(PyObject *value, const char *parameter) {
 }
 
 PyObject *argument_tuple(PyObject *value, const char *parameter) {
-    if (value == NULL || value == Py_None)
+    if (value == NULL)
         return Py_NewRef(names.empty_tuple);
     if (PyTuple_CheckExact(value))
         return Py_NewRef(value);
@@ -169,7 +184,7 @@ PyObject *argument_tuple(PyObject *value, const char *parameter) {
 
 int argument_dict(PyObject *value, const char *parameter, PyObject **dict) {
     *dict = NULL;
-    if (value == NULL || value == Py_None)
+    if (value == NULL)
         return 0;
     if (PyDict_CheckExact(value)) {
         if (PyDict_GET_SIZE(value) > 0)

@@ -20,6 +20,9 @@ int arguments_take(signature *self, PyObject *const *args, Py_ssize_t nargs,
 /* The limit of a task, in seconds: None (or NULL) is 0, no limit. */
 int argument_limit(PyObject *value, const char *parameter, int64_t *limit_ns);
 
+/* A time that may be 0, in seconds; NULL or None: the engine's default, which is 0 there. */
+int argument_grace(PyObject *value, const char *parameter, int64_t *grace_ns);
+
 /* How long to wait, in seconds: None (or NULL) is for ever; what is not over zero, not at all. Gives
  * the deadline on the monotonic clock, or PEBBLE_FOREVER. */
 int argument_deadline(PyObject *value, const char *parameter, int64_t *deadline_ns);
@@ -32,7 +35,7 @@ int64_t deadline_left(int64_t deadline_ns);
 
 int argument_callable(PyObject *value, const char *parameter);
 
-/* A tuple of an iterable: a new reference. NULL (not given) or None: the empty one. */
+/* A tuple of an iterable: a new reference. NULL (not given): the empty one. */
 PyObject *argument_tuple(PyObject *value, const char *parameter);
 
 /* A dictionary of a mapping: a new reference, or NULL without an exception if it is empty. */

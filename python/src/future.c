@@ -569,18 +569,39 @@ static PyObject *state_of(future_object *self) {
                                                               : names.pending;
 }
 
+/* " returned int", " raised ValueError", or nothing: as concurrent.futures writes it. */
+static PyObject *describe_outcome(future_object *self) {
+    if (self->kind != FUTURE_TASK || !has_ended(self) || become_known(self) < 0 ||
+        self->was_cancelled) {
+        PyErr_Clear();
+        return PyUnicode_FromString("");
+    }
+    PyObject *object =
+        self->outcome.error != NULL ? self->outcome.error : self->outcome.value;
+    PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
+    PyObject *text =
+        name != NULL
+            ? PyUnicode_FromFormat(
+                  self->outcome.error != NULL ? " raised %U" : " returned %U", name)
+            : NULL;
+    Py_XDECREF(name);
+    return text;
+}
+
 static PyObject *future_repr(future_object *self) {
-    PyObject *name, *lower, *text;
+    PyObject *name, *lower, *outcome, *text;
     if (self->kind == FUTURE_PLAIN)
         return call_base(self, "__repr__", NULL);
     name = PyObject_GetAttrString((PyObject *)Py_TYPE(self), "__name__");
     lower = PyObject_CallMethod(is_cancelled(self) ? names.cancelled : state_of(self),
                                 "lower", NULL);
-    text = name != NULL && lower != NULL
-               ? PyUnicode_FromFormat("<%U at %p state=%U>", name, self, lower)
+    outcome = describe_outcome(self);
+    text = name != NULL && lower != NULL && outcome != NULL
+               ? PyUnicode_FromFormat("<%U at %p state=%U%U>", name, self, lower, outcome)
                : NULL;
     Py_XDECREF(name);
     Py_XDECREF(lower);
+    Py_XDECREF(outcome);
     return text;
 }
 

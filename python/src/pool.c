@@ -166,18 +166,17 @@ static int set_initializer(pool_request *self, pool_object *pool) {
 
 static int take_numbers(pebble_pool_options *options, PyObject **values) {
     long long max_workers = 0, max_tasks = 0;
-    int64_t grace_deadline = 0;
     if (argument_integer(values[0], "max_workers", 1, PEBBLE_MAX_WORKERS, &max_workers) <
             0 ||
         argument_integer(values[1], "max_tasks", 0, INT64_MAX, &max_tasks) < 0)
         return -1;
     options->max_workers = (int)max_workers;
     options->max_tasks = (uint64_t)max_tasks;
-    if (argument_limit(values[8], "termination_grace", &grace_deadline) < 0 ||
+    if (argument_grace(values[8], "termination_grace", &options->termination_grace_ns) <
+            0 ||
         argument_limit(values[9], "initializer_timeout",
                        &options->initializer_timeout_ns) < 0)
         return -1;
-    options->termination_grace_ns = grace_deadline;
     return 0;
 }
 
@@ -188,7 +187,8 @@ static int take_request(pool_request *self, pool_object *pool, PyObject **values
         return -1;
     if (values[2] != Py_None && argument_callable(values[2], "initializer") < 0)
         return -1;
-    PyObject *initargs = argument_tuple(values[3], "initargs");
+    PyObject *initargs =
+        argument_tuple(values[3] != Py_None ? values[3] : NULL, "initargs");
     if (initargs == NULL)
         return -1;
     if (values[2] != Py_None)
@@ -693,7 +693,8 @@ PyObject *run_thread(PyObject *module, PyObject *const *args, Py_ssize_t nargs) 
     options.name = args[3] != Py_None ? PyUnicode_AsUTF8(args[3]) : NULL;
     if (args[3] != Py_None && options.name == NULL)
         return NULL;
-    future_object *self = future_with_call(names.thread_future, args[0], args[1], args[2]);
+    future_object *self = future_with_call(names.thread_future, args[0], args[1],
+                                           args[2] != Py_None ? args[2] : NULL);
     if (self == NULL)
         return NULL;
     self->in_thread = true;

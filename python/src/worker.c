@@ -56,28 +56,27 @@ static int dump_exception(pickle_writer *writer, PyObject *exception) {
 static int append_error(sink *to, PyObject *exception) {
     pickle_writer writer;
     PyObject *text = exception_text_or_less(exception);
-    Py_ssize_t text_size = 0;
-    const char *utf8 = text != NULL ? PyUnicode_AsUTF8AndSize(text, &text_size) : "";
+    PyObject *utf8 = NULL;
     int failed = -1;
-    if (utf8 == NULL) { /* lone surrogates */
+    if (text != NULL)
+        utf8 = PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
+    if (utf8 == NULL)
         PyErr_Clear();
-        utf8 = "";
-        text_size = 0;
-    }
+    size_t text_size = utf8 != NULL ? (size_t)PyBytes_GET_SIZE(utf8) : 0;
     if (writer_take(&writer, NULL) == 0) {
         failed = dump_exception(&writer, exception);
-        error_header header = {.text_size = (uint64_t)text_size,
-                               .exception_size = writer.to->size};
+        error_header header = {.text_size = text_size, .exception_size = writer.to->size};
         if (failed == 0)
             failed = sink_append(to, &header, sizeof header);
-        if (failed == 0)
-            failed = sink_append(to, utf8, (size_t)text_size);
+        if (failed == 0 && utf8 != NULL)
+            failed = sink_append(to, PyBytes_AS_STRING(utf8), text_size);
         if (failed == 0)
             failed = sink_append(to, writer.to->data, writer.to->size);
         writer_release(&writer);
     }
     if (failed < 0)
         PyErr_Clear();
+    Py_XDECREF(utf8);
     Py_XDECREF(text);
     return failed;
 }
