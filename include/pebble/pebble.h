@@ -43,7 +43,7 @@
  *   - After fork() without exec, a pool, future or map of the parent is of no use in the child:
  *     calls on it give PEBBLE_ERR_FORKED (or false, or do nothing), and the parent's go on. The
  *     child may make pools of its own.
- *   - No function may be called from a signal handler.
+ *   - No function but pebble_interrupt() may be called from a signal handler.
  */
 #ifndef PEBBLE_H
 #define PEBBLE_H
@@ -825,10 +825,14 @@ struct pebble_hooks {
     void (*worker_idle)(void *context);
 };
 
-/* With on, from now on a wait of the calling thread for a future, a map or a pool's end returns
- * PEBBLE_ERR_INTERRUPTED when a signal handler has run in this thread while it slept; such a wait can
- * just be repeated. Off at first: then waits go on. */
-PEBBLE_API void pebble_set_interruptible(bool on);
+/* With a word, from now on a wait of the calling thread for a future, a map or a pool's end returns
+ * PEBBLE_ERR_INTERRUPTED when a signal handler has run in this thread while it slept, or as soon as the
+ * word is not 0, be that before it sleeps; such a wait can just be repeated. NULL, as at first: waits go
+ * on. The word must stay for as long as it is set here. Before Linux 5.16 only the former. */
+PEBBLE_API void pebble_set_interrupt_word(const uint32_t *word);
+
+/* Sets such a word, and ends the wait of the thread that has it. May be called from a signal handler. */
+PEBBLE_API void pebble_interrupt(uint32_t *word);
 
 /* What an initializer calls to say why it fails: returns code (1 if code is 0), to be returned by it;
  * the message, cut after 1023 bytes, is in the failures of the pool that breaks. Only in a thread that

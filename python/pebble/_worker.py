@@ -147,9 +147,30 @@ def _end_of(text: str) -> str:
 # ---- Threads
 
 
+class _PoolThread(threading._DummyThread):  # type: ignore[name-defined,misc]
+    """What threading.current_thread() is in a thread that the engine has started."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._ended = threading.Event()
+
+    def is_alive(self) -> bool:
+        return not self._ended.is_set()
+
+    def join(self, timeout: Optional[float] = None) -> None:
+        self._ended.wait(timeout)
+
+    def end(self) -> None:
+        threads: Any = threading
+        with threads._active_limbo_lock:
+            threads._active.pop(self.ident, None)
+        self._ended.set()
+
+
 def start_thread(name: str) -> None:
-    """In a new thread of a thread pool: gives it a name in `threading`."""
-    threading.current_thread().name = name
+    """In a new thread of a thread pool: makes it known to `threading`."""
+    _PoolThread(name)
 
 
 def call_in_thread(
@@ -161,5 +182,6 @@ def call_in_thread(
 
 
 def end_thread() -> None:
-    threads: Any = threading
-    threads._active.pop(threading.get_ident(), None)
+    thread = threading.current_thread()
+    if isinstance(thread, _PoolThread):
+        thread.end()

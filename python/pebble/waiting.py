@@ -122,7 +122,8 @@ def _exited(threads: List[threading.Thread]) -> List[threading.Thread]:
 
 
 class _Watched(threading.Condition):
-    """A queue's not_empty: notify() tells the watchers, too. Under its lock, as that."""
+    """A queue's not_empty while somebody watches: notify() tells the watchers, too. Under its lock, as
+    that."""
 
     pebble_watchers: Set[threading.Event]
 
@@ -140,12 +141,23 @@ _watched_classes: Dict[Type[threading.Condition], Type[threading.Condition]] = {
 def _watch(condition: Any, event: threading.Event) -> None:
     """Under the condition's lock."""
     kind = type(condition)
-    if not hasattr(condition, "pebble_watchers"):
+    if not isinstance(condition, _Watched):
         if kind not in _watched_classes:
             _watched_classes[kind] = type(kind.__name__, (_Watched, kind), {})
         condition.pebble_watchers = set()
         condition.__class__ = _watched_classes[kind]
     condition.pebble_watchers.add(event)
+
+
+def _unwatch(condition: Any, event: threading.Event) -> None:
+    """Under the condition's lock. The last one leaves it as it was."""
+    if not isinstance(condition, _Watched):
+        return
+    condition.pebble_watchers.discard(event)
+    if not condition.pebble_watchers:
+        del condition.pebble_watchers
+        original = [kind for kind, ours in _watched_classes.items() if ours is type(condition)]
+        condition.__class__ = original[0]
 
 
 def waitforqueues(
@@ -177,5 +189,5 @@ def waitforqueues(
     finally:
         for each in waited:
             with each.mutex:
-                getattr(each.not_empty, "pebble_watchers", set()).discard(event)
+                _unwatch(each.not_empty, event)
     return [each for each in waited if each.qsize()]

@@ -98,12 +98,13 @@ static void future_dealloc(PyObject *object) {
 
 int engine_wait(pebble_future *engine, int64_t deadline_ns) {
     pebble_error error;
-    pebble_set_interruptible(true);
     do {
         int64_t left_ns = deadline_left(deadline_ns);
-        Py_BEGIN_ALLOW_THREADS error = pebble_future_wait(engine, left_ns);
-        Py_END_ALLOW_THREADS if (error == PEBBLE_ERR_INTERRUPTED &&
-                                 PyErr_CheckSignals() < 0) return -1;
+        if (interpreter_before_wait() < 0)
+            return -1;
+        Py_BEGIN_ALLOW_THREADS
+        error = pebble_future_wait(engine, left_ns);
+        Py_END_ALLOW_THREADS
     } while (error == PEBBLE_ERR_INTERRUPTED);
     if (error == PEBBLE_OK || error == PEBBLE_ERR_TIMEOUT)
         return error == PEBBLE_OK;
@@ -373,6 +374,8 @@ static PyObject *future_cancel(future_object *self, PyObject *unused) {
     if (self->kind == FUTURE_PLAIN)
         return call_base(self, "cancel", NULL);
     bool cancels;
+    if (self->engine != NULL && pebble_future_wait(self->engine, 0) == PEBBLE_ERR_FORKED)
+        return raise_engine_error(PEBBLE_ERR_FORKED);
     if (self->kind == FUTURE_MAP)
         cancels = map_cancel((map_future *)self);
     else
@@ -589,19 +592,19 @@ static PyObject *describe_outcome(future_object *self) {
 }
 
 static PyObject *future_repr(future_object *self) {
-    PyObject *name, *lower, *outcome, *text;
+    PyObject *name, *lower, *end, *text;
     if (self->kind == FUTURE_PLAIN)
         return call_base(self, "__repr__", NULL);
     name = PyObject_GetAttrString((PyObject *)Py_TYPE(self), "__name__");
     lower = PyObject_CallMethod(is_cancelled(self) ? names.cancelled : state_of(self),
                                 "lower", NULL);
-    outcome = describe_outcome(self);
-    text = name != NULL && lower != NULL && outcome != NULL
-               ? PyUnicode_FromFormat("<%U at %p state=%U%U>", name, self, lower, outcome)
+    end = describe_outcome(self);
+    text = name != NULL && lower != NULL && end != NULL
+               ? PyUnicode_FromFormat("<%U at %p state=%U%U>", name, self, lower, end)
                : NULL;
     Py_XDECREF(name);
     Py_XDECREF(lower);
-    Py_XDECREF(outcome);
+    Py_XDECREF(end);
     return text;
 }
 

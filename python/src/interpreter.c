@@ -6,14 +6,20 @@
  * of os.register_at_fork() run around both. The zygote runs no other Python code; its one thread has
  * the GIL for good.
  *
+ * Ctrl-C. Only the main thread acts on signals. A signal that comes between its last look and its sleep
+ * would be lost until something else wakes it (giving up the GIL may take long): so a handler of ours,
+ * before Python's, sets a word that the engine sleeps on, too.
+ *
  * Exit. atexit sets `ending`; whoever comes later leaves Python alone. A thread that already waits
  * for the GIL then is ended by the interpreter (pthread_exit), which the engine copes with.
  */
 #include "interpreter.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "deferred.h"
 
@@ -94,6 +100,47 @@ static void worker_idle(void *context) {
     parked = PyEval_SaveThread();
 }
 
+/* ---- Ctrl-C ---- */
+
+/* Ends the main thread's wait. Python's own handler only notes that there was a signal, which nobody
+ * sees who has not begun to sleep yet. */
+static uint32_t interrupt_word;
+static struct sigaction pythons_action;
+
+static void interrupt(int number, siginfo_t *info, void *context) {
+    pebble_interrupt(&interrupt_word);
+    if (pythons_action.sa_flags & SA_SIGINFO)
+        pythons_action.sa_sigaction(number, info, context);
+    else
+        pythons_action.sa_handler(number);
+}
+
+/* Puts our handler before Python's, if that has one. Whoever sets another removes ours: so it is looked
+ * at before each wait. */
+static void precede_handler(void) {
+    struct sigaction action;
+    if (sigaction(SIGINT, NULL, &action) != 0)
+        return;
+    bool ours = (action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == interrupt;
+    if (ours || action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+        return;
+    pythons_action = action;
+    action.sa_flags |= SA_SIGINFO;
+    action.sa_sigaction = interrupt;
+    sigaction(SIGINT, &action, NULL);
+}
+
+int interpreter_before_wait(void) {
+    static uint32_t never_set;
+    bool is_main = getpid() == gettid();
+    pebble_set_interrupt_word(is_main ? &interrupt_word : &never_set);
+    if (!is_main) /* handlers run in the main thread alone */
+        return 0;
+    __atomic_store_n(&interrupt_word, 0, __ATOMIC_SEQ_CST);
+    precede_handler();
+    return PyErr_CheckSignals();
+}
+
 /* ---- Forks ---- */
 
 static void before_fork(void *context, pebble_fork_kind kind) {
@@ -110,9 +157,12 @@ static void after_fork_parent(void *context, pebble_fork_kind kind) {
         PyGILState_Release(forking);
 }
 
+/* What the program has freed its workers do not need; and a limit of their memory (RLIMIT_AS) should
+ * count for what they allocate. */
 static void after_fork_child(void *context, pebble_fork_kind kind) {
     (void)context;
-    (void)kind;
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        malloc_trim(0);
     is_thread_worker = is_process_worker = false;
     parked = NULL;
     atomic_store(&ending, false);

@@ -7,6 +7,10 @@
 extern const pebble_hooks process_hooks;
 extern const pebble_hooks thread_hooks;
 
+/* To be called with the GIL before a wait, which is then ended by Ctrl-C, be it pressed at any moment
+ * from here on. -1 with an exception: a signal's handler raised it. */
+int interpreter_before_wait(void);
+
 /* In a worker, process or thread: has the GIL from now on until it is idle. False: the interpreter
  * is ending, nothing of Python may be touched. Without the GIL. */
 bool worker_enter(void);

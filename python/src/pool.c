@@ -348,7 +348,8 @@ static future_object *future_with_call(PyTypeObject *type, PyObject *function,
         return NULL;
     self->function = Py_XNewRef(function);
     self->args = Py_NewRef(args);
-    self->kwargs = Py_XNewRef(kwargs);
+    if (kwargs != NULL && (self->kwargs = PyDict_Copy(kwargs)) == NULL)
+        Py_CLEAR(self);
     return self;
 }
 
@@ -490,8 +491,10 @@ static PyObject *end_with(pool_object *self, pebble_error (*end)(pebble_pool *))
     pebble_pool *pool = pool_of(self);
     if (pool == NULL)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS error = end(pool);
-    Py_END_ALLOW_THREADS deferred_drain();
+    Py_BEGIN_ALLOW_THREADS
+    error = end(pool);
+    Py_END_ALLOW_THREADS
+    deferred_drain();
     if (error != PEBBLE_OK)
         return raise_engine_error(error);
     Py_RETURN_NONE;
@@ -537,12 +540,13 @@ static PyObject *pool_join(pool_object *self, PyObject *const *args, Py_ssize_t 
     if (pool == NULL || arguments_take(&parameters, args, nargs, kwnames, &timeout) < 0 ||
         argument_deadline(timeout, "timeout", &deadline_ns) < 0)
         return NULL;
-    pebble_set_interruptible(true);
     do {
         int64_t left_ns = deadline_left(deadline_ns);
-        Py_BEGIN_ALLOW_THREADS error = pebble_pool_join(pool, left_ns);
-        Py_END_ALLOW_THREADS if (error == PEBBLE_ERR_INTERRUPTED &&
-                                 PyErr_CheckSignals() < 0) return NULL;
+        if (interpreter_before_wait() < 0)
+            return NULL;
+        Py_BEGIN_ALLOW_THREADS
+        error = pebble_pool_join(pool, left_ns);
+        Py_END_ALLOW_THREADS
     } while (error == PEBBLE_ERR_INTERRUPTED);
     deferred_drain();
     if (error == PEBBLE_ERR_TIMEOUT)

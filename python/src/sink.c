@@ -74,7 +74,8 @@ static int write_to_task(sink *self, const void *data, size_t size) {
     if (size < MAY_BLOCK_SIZE) {
         error = pebble_task_write(self->task, data, size);
     } else {
-        Py_BEGIN_ALLOW_THREADS error = pebble_task_write(self->task, data, size);
+        Py_BEGIN_ALLOW_THREADS
+        error = pebble_task_write(self->task, data, size);
         Py_END_ALLOW_THREADS
     }
     self->size += size;

@@ -61,7 +61,11 @@ void os_free(void *memory);
 /* ---- Futexes ----
  * A word that threads (or, if shared, processes) sleep on. wait returns 0 when woken, when the
  * word differed from expected, and for no reason at all: the caller looks again. It returns
- * ETIMEDOUT at the deadline, and EINTR when a signal handler ran. */
+ * ETIMEDOUT at the deadline, and EINTR when a signal handler ran, or when the calling thread has an
+ * interrupt word and that is not 0. */
+
+/* The word that ends the calling thread's sleeps; NULL: none. */
+void os_futex_set_interrupt(const _Atomic uint32_t *word);
 
 int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
 int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,

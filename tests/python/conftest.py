@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import hypothesis
@@ -120,11 +121,12 @@ class Program:
 
     def __init__(self, path, *arguments, **options):
         search = [HERE, os.environ.get("PYTHONPATH")]
+        self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, path, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
             **options,
@@ -134,10 +136,12 @@ class Program:
     def line(self):
         return self.process.stdout.readline().strip()
 
-    def end(self, timeout=20):
+    def end(self):
         """Waits for its end; its exit code, and what it wrote and was not read yet."""
-        output, errors = self.process.communicate(timeout=timeout)
-        return self.process.returncode, output, errors
+        output = self.process.stdout.read()
+        code = self.process.wait()
+        self.errors.seek(0)
+        return code, output, self.errors.read()
 
 
 @pytest.fixture
@@ -154,7 +158,9 @@ def program(tmp_path, start_method):
     yield start
     for each in programs:
         each.process.kill()
-        each.process.communicate()
+        each.process.wait()
+        each.process.stdout.close()
+        each.errors.close()
 
 
 @pytest.fixture
@@ -176,15 +182,24 @@ def count_children():
     return sum(not helper_of_multiprocessing(pid) for pid in children())
 
 
-def foreign_threads():
-    return {thread for thread, name in threads().items() if name != "pebble-super"}
+SHARED_POOLS = {"process_pool", "thread_pool", "any_pool"}
+
+
+def foreign_threads(request):
+    """Threads that a test should not leave behind. Those of a pool that it shares may stay."""
+    shares = SHARED_POOLS & set(request.fixturenames)
+    return {
+        thread
+        for thread, name in threads().items()
+        if name != "pebble-super" and not (shares and name.startswith("pebble-"))
+    }
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request):
-    child_count, threads_before = count_children(), foreign_threads()
+    child_count, threads_before = count_children(), foreign_threads(request)
     yield
     assert eventually(lambda: count_children() <= child_count), [
         command_line(pid) or pid for pid in children()
     ]
-    assert eventually(lambda: foreign_threads() <= threads_before), threads()
+    assert eventually(lambda: foreign_threads(request) <= threads_before), threads()
