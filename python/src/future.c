@@ -335,6 +335,7 @@ static int watch(future_object *self) {
         return 0;
     }
     self->watched = true;
+    interpreter_precede_handler();
     pebble_future *engine = pebble_future_ref(self->engine);
     pebble_error error = pebble_future_add_callback(engine, engine_ended, Py_NewRef(self));
     pebble_future_unref(engine);

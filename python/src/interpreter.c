@@ -8,7 +8,8 @@
  *
  * Ctrl-C. Only the main thread acts on signals. A signal that comes between its last look and its sleep
  * would be lost until something else wakes it (giving up the GIL may take long): so a handler of ours,
- * before Python's, sets a word that the engine sleeps on, too.
+ * before Python's, sets a word that the engine sleeps on, too. And one that comes to another thread is
+ * sent on to the main thread, which may wait in Python's own way.
  *
  * Exit. atexit sets `ending`; whoever comes later leaves Python alone. A thread that already waits
  * for the GIL then is ended by the interpreter (pthread_exit), which the engine copes with.
@@ -108,6 +109,11 @@ static uint32_t interrupt_word;
 static struct sigaction pythons_action;
 
 static void interrupt(int number, siginfo_t *info, void *context) {
+    if (gettid() !=
+        getpid()) { /* the main thread had it blocked, as while it starts a thread */
+        tgkill(getpid(), getpid(), number);
+        return;
+    }
     pebble_interrupt(&interrupt_word);
     if (pythons_action.sa_flags & SA_SIGINFO)
         pythons_action.sa_sigaction(number, info, context);
@@ -117,7 +123,7 @@ static void interrupt(int number, siginfo_t *info, void *context) {
 
 /* Puts our handler before Python's, if that has one. Whoever sets another removes ours: so it is looked
  * at before each wait. */
-static void precede_handler(void) {
+void interpreter_precede_handler(void) {
     struct sigaction action;
     if (sigaction(SIGINT, NULL, &action) != 0)
         return;
@@ -137,7 +143,7 @@ int interpreter_before_wait(void) {
     if (!is_main) /* handlers run in the main thread alone */
         return 0;
     __atomic_store_n(&interrupt_word, 0, __ATOMIC_SEQ_CST);
-    precede_handler();
+    interpreter_precede_handler();
     return PyErr_CheckSignals();
 }
 

@@ -7,6 +7,10 @@
 extern const pebble_hooks process_hooks;
 extern const pebble_hooks thread_hooks;
 
+/* Puts our handler of SIGINT before Python's, if that is not so: where threads are started or the end of
+ * futures is waited for. */
+void interpreter_precede_handler(void);
+
 /* To be called with the GIL before a wait, which is then ended by Ctrl-C, be it pressed at any moment
  * from here on. -1 with an exception: a signal's handler raised it. */
 int interpreter_before_wait(void);

@@ -106,6 +106,7 @@ int map_watch(map_future *self) {
     pebble_error error = PEBBLE_OK;
     Py_INCREF(self); /* for map_ended() */
     self->base.watched = true;
+    interpreter_precede_handler();
     atomic_store(&self->open, 1);
     for (Py_ssize_t i = 0; i < self->chunk_count && error == PEBBLE_OK; i++) {
         map_chunk *chunk = self->chunks[i];

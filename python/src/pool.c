@@ -231,6 +231,7 @@ static int pool_init(pool_object *self, PyObject *args, PyObject *kwargs) {
         return -1;
     }
     see_leavers_off();
+    interpreter_precede_handler();
     self->threads = threads;
     if (take_request(&request, self, values) < 0) {
         request_fini(&request);
@@ -702,6 +703,7 @@ PyObject *run_thread(PyObject *module, PyObject *const *args, Py_ssize_t nargs) 
     if (self == NULL)
         return NULL;
     self->in_thread = true;
+    interpreter_precede_handler();
     options.hooks = &thread_hooks;
     options.release_input = deferred_push;
     options.release_context = &self->deferred;
