@@ -16,7 +16,6 @@
  */
 #include "interpreter.h"
 
-#include <malloc.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -163,12 +162,9 @@ static void after_fork_parent(void *context, pebble_fork_kind kind) {
         PyGILState_Release(forking);
 }
 
-/* What the program has freed its workers do not need; and a limit of their memory (RLIMIT_AS) should
- * count for what they allocate. */
 static void after_fork_child(void *context, pebble_fork_kind kind) {
     (void)context;
-    if (kind == PEBBLE_FORK_ZYGOTE)
-        malloc_trim(0);
+    (void)kind;
     is_thread_worker = is_process_worker = false;
     parked = NULL;
     atomic_store(&ending, false);

@@ -58,6 +58,11 @@ void *os_alloc_zeroed(size_t size);
 void *os_realloc(void *memory, size_t size);
 void os_free(void *memory);
 
+/* In the child of a fork, with one thread: gives back what the allocator keeps in reserve. The arenas
+ * of threads that are not there any more would else go on to grow into address space that is theirs
+ * already, past any RLIMIT_AS. */
+void os_release_unused_memory(void);
+
 /* ---- Futexes ----
  * A word that threads (or, if shared, processes) sleep on. wait returns 0 when woken, when the
  * word differed from expected, and for no reason at all: the caller looks again. It returns

@@ -96,6 +96,7 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
         close_others(control_fd, setup.data_fd);
     } else {
         setup.hooks = settings->hooks;
+        os_release_unused_memory();
         if (setup.hooks != NULL && setup.hooks->after_fork_child != NULL)
             setup.hooks->after_fork_child(setup.hooks->context, PEBBLE_FORK_ZYGOTE);
     }

@@ -1,7 +1,11 @@
 /* malloc and its kin, with fault injection. */
 #include "platform/platform.h"
 
+#include <malloc.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 
 void *os_alloc(size_t size) {
     return os_fault_hits(OS_FAULT_ALLOC) ? NULL : malloc(size);
@@ -18,3 +22,49 @@ void *os_realloc(void *memory, size_t size) {
 void os_free(void *memory) {
     free(memory);
 }
+
+/* ---- After a fork ---- */
+
+#ifdef __GLIBC__
+
+/* What glibc reserves for the arena of a thread, at a multiple of itself. */
+#define ARENA_SIZE ((uintptr_t)64 << 20)
+
+typedef struct memory_range {
+    unsigned long start, end;
+    char access[5];
+} memory_range;
+
+/* The used beginning of an arena: there is its size, too (struct heap_info, mprotect_size). */
+static bool begins_arena(const memory_range *range) {
+    return range->start % ARENA_SIZE == 0 && strcmp(range->access, "rw-p") == 0 &&
+           ((const size_t *)range->start)[3] == range->end - range->start; /* NOLINT */
+}
+
+static void release_reserves_of_arenas(void) {
+    memory_range before = {0}, range;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
+        if (sscanf(line, "%lx-%lx %4s", &range.start, &range.end, range.access) != 3)
+            continue;
+        if (strcmp(range.access, "---p") == 0 && range.start == before.end &&
+            range.end == before.start + ARENA_SIZE && begins_arena(&before))
+            munmap((void *)range.start, range.end - range.start); /* NOLINT */
+        before = range;
+    }
+    if (maps != NULL)
+        fclose(maps);
+}
+
+void os_release_unused_memory(void) {
+    malloc_trim(0);
+    release_reserves_of_arenas();
+}
+
+#else
+
+void os_release_unused_memory(void) {
+}
+
+#endif
