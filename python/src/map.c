@@ -328,15 +328,29 @@ PyObject *map_results(map_future *self) {
     return Py_NewRef(self->results);
 }
 
+static int chunk_wait(map_future *self, map_chunk *chunk, int64_t deadline_ns) {
+    if (chunk_look(self, chunk))
+        return 1;
+    pebble_future *engine = pebble_future_ref(chunk->engine);
+    int ended = engine_wait(engine, deadline_ns);
+    pebble_future_unref(engine);
+    return ended;
+}
+
 int map_wait_first(map_future *self, int64_t deadline_ns) {
-    if (self->chunk_count == 0 || chunk_look(self, self->chunks[0]))
+    if (self->chunk_count == 0)
         return 1;
     bool limited = self->deadline_ns < deadline_ns;
-    pebble_future *engine = pebble_future_ref(self->chunks[0]->engine);
-    int ended = engine_wait(engine, limited ? self->deadline_ns : deadline_ns);
-    pebble_future_unref(engine);
-    return ended == 0 && limited ? 1
-                                 : ended; /* the iterator tells that the limit is over */
+    int ended =
+        chunk_wait(self, self->chunks[0], limited ? self->deadline_ns : deadline_ns);
+    if (ended == 0 && limited) /* the iterator tells that the limit is over */
+        return 1;
+    bool cancelled = self->base.cancel_accepted;
+    for (Py_ssize_t i = 1;
+         cancelled && ended == 1 && i < self->chunk_count && self->ended_otherwise == 0;
+         i++)
+        ended = chunk_wait(self, self->chunks[i], deadline_ns);
+    return ended;
 }
 
 static void results_advance(map_results_object *self, map_chunk *chunk) {
@@ -350,27 +364,23 @@ static void results_advance(map_results_object *self, map_chunk *chunk) {
     }
 }
 
-static PyObject *results_next_waiting(map_results_object *self, map_chunk *chunk) {
+/* -1 with an exception. */
+static int results_wait(map_results_object *self, map_chunk *chunk) {
     map_future *map = self->map;
     Py_ssize_t at_chunk = self->chunk, at_element = self->element;
-    if (!chunk_look(map, chunk)) {
-        pebble_future *engine = pebble_future_ref(chunk->engine);
-        int ended = engine_wait(engine, map->deadline_ns);
-        pebble_future_unref(engine);
-        if (ended < 0)
-            return NULL;
-        if (ended == 0) {
-            PyObject *late =
-                timeout_exception("the element was not there in time", map->limit_ns);
-            if (self->chunk == at_chunk && self->element == at_element)
-                results_advance(self, chunk);
-            if (late != NULL)
-                exception_raise(late);
-            Py_XDECREF(late);
-            return NULL;
-        }
+    int ended = chunk_wait(map, chunk, map->deadline_ns);
+    if (ended == 1)
+        return chunk_load(map, chunk);
+    if (ended == 0) {
+        PyObject *late =
+            timeout_exception("the element was not there in time", map->limit_ns);
+        if (self->chunk == at_chunk && self->element == at_element)
+            results_advance(self, chunk);
+        if (late != NULL)
+            exception_raise(late);
+        Py_XDECREF(late);
     }
-    return chunk_load(map, chunk) < 0 ? NULL : Py_NewRef(Py_None);
+    return -1;
 }
 
 static PyObject *results_next(map_results_object *self) {
@@ -382,10 +392,9 @@ static PyObject *results_next(map_results_object *self) {
             results_advance(self, chunk);
             return value;
         }
-        PyObject *ready = results_next_waiting(self, chunk);
-        if (ready == NULL)
+        if (results_wait(self, chunk) < 0)
             return NULL;
-        Py_DECREF(ready); /* another thread may have taken it meanwhile: look again */
+        /* Another thread may have taken it meanwhile: look again. */
     }
     return NULL;
 }

@@ -48,7 +48,8 @@ bool map_cancelled(map_future *self);
 bool map_running(map_future *self);
 bool map_cancel(map_future *self);
 int map_watch(map_future *self);
-int map_wait_first(map_future *self, int64_t deadline_ns); /* as engine_wait() */
+/* For the first chunk's end, and if all was cancelled for that of all; as engine_wait(). */
+int map_wait_first(map_future *self, int64_t deadline_ns);
 PyObject *map_results(map_future *self);
 
 /* The thread pool's function: input is the address of a map_chunk. */

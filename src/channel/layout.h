@@ -67,6 +67,9 @@ typedef struct channel_down {
     _Atomic uint32_t space_wanted;
     _Atomic uint64_t event_at;
     _Atomic uint64_t futex_at;
+    _Atomic uint32_t
+        killing; /* 1: the worker has been told to end by a signal, and ends after its
+                                 task if it outlives that */
     _Atomic uint32_t cpu; /* processor on which the program last published a task */
     alignas(CHANNEL_LINE) _Atomic uint32_t result_head;
     alignas(CHANNEL_LINE) unsigned char ring[CHANNEL_RING];

@@ -27,6 +27,11 @@ void worker_end_init(worker_end *end, const channel_down *down, channel_up *up,
 
 /* ---- Waiting ---- */
 
+void worker_end_exit_if_killed(const worker_end *end) {
+    if (atomic_load_explicit(&end->down->killing, memory_order_relaxed) != 0)
+        _exit(EXIT_SUCCESS);
+}
+
 /* Spins until the word differs from seen, for a while. */
 static bool spin_while(const _Atomic uint32_t *word, uint32_t seen) {
     if (!os_spinning_helps())
@@ -72,8 +77,10 @@ static void sleep_while(worker_end *end, const _Atomic uint32_t *word, uint32_t 
         memory_order_seq_cst); /* pairs with the program's after publishing */
     if (help && atomic_load_explicit(word, memory_order_acquire) == seen)
         ring_for_help(end);
-    while (atomic_load_explicit(word, memory_order_acquire) == seen)
-        os_futex_wait_shared(word, seen, OS_NO_DEADLINE);
+    while (atomic_load_explicit(word, memory_order_acquire) == seen) {
+        worker_end_exit_if_killed(end);
+        os_futex_wait_shared(word, seen, OS_NO_DEADLINE); /* ends with a signal */
+    }
     end->now_ns = 0; /* it is later now */
     atomic_store_explicit(sleep, ++end->sleeps, memory_order_relaxed);
 }

@@ -53,4 +53,7 @@ void worker_end_write(worker_end *end, const void *data, size_t size);
 void worker_end_finish(worker_end *end, bool failed, int code, const void *data,
                        size_t size);
 
+/* Ends the process if the program is about to: there may be a handler for the SIGTERM that came. */
+void worker_end_exit_if_killed(const worker_end *end);
+
 #endif

@@ -510,6 +510,7 @@ void worker_kill(process_worker *worker) {
     if (worker->state == WORKER_SPARE)
         leave_place(worker);
     worker->state = WORKER_KILLING;
+    atomic_store_explicit(&worker->down->killing, 1, memory_order_relaxed);
     send_kill(worker);
     set_limit(worker,
               after(worker->pool->base.settings.termination_grace_ns, kill_margin_ns));

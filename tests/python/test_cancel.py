@@ -1,5 +1,6 @@
 import concurrent.futures
 import signal
+import time
 import threading
 from concurrent.futures import CancelledError
 
@@ -86,9 +87,11 @@ def test_a_call_may_tidy_up(process_pool, make_flag, started):
         tasks.hang_until_terminated, args=(started, terminated)
     )
     assert started.wait()
+    begin = time.monotonic()
     assert future.cancel()
     assert_cancelled(future)
     assert terminated.is_set() and terminated.number() == signal.SIGTERM
+    assert time.monotonic() - begin < 2  # not the whole grace
 
 
 def test_no_grace():

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import functools
 import gc
 import os
 import queue
@@ -297,8 +298,7 @@ def test_references_in_processes(process_pool, refcounts):
 def test_references_of_pools(any_kind, refcounts):
     args = (object(),)
 
-    def initialize(*_):
-        pass
+    initialize = functools.partial(tasks.arguments)
 
     def operation():
         with any_kind(max_workers=1, initializer=initialize, initargs=args, name=name):
