@@ -147,7 +147,7 @@ def _end_of(text: str) -> str:
 # ---- Threads
 
 
-class _PoolThread(threading._DummyThread):  # type: ignore[name-defined,misc]
+class _PoolThread(threading._DummyThread):
     """What threading.current_thread() is in a thread that the engine has started."""
 
     def __init__(self, name: str) -> None:

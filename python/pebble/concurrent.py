@@ -1,18 +1,44 @@
 """Functions that run in a process or thread of their own, and give a future at once."""
 
+from __future__ import annotations
+
 import functools
 import os
-from typing import Any, Callable, Optional, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Optional,
+    ParamSpec,
+    TypeVar,
+    Union,
+    overload,
+)
 
 from pebble import _engine, _worker
 from pebble._start import Context, Start, start, start_method
 from pebble.pools import _check_name
 
+if TYPE_CHECKING:
+    from pebble.futures import ProcessFuture, ThreadFuture
+
 __all__ = ["process", "thread"]
 
 NAME_MAX = 15  # bytes of a thread's name that the system keeps
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
+
+@overload
+def process(timeout: Callable[P, T], /) -> Callable[P, ProcessFuture[T]]: ...
+@overload
+def process(
+    timeout: Union[None, int, float] = None,
+    name: Optional[str] = None,
+    *,
+    context: Context = None,
+) -> Callable[[Callable[P, T]], Callable[P, ProcessFuture[T]]]: ...
 def process(
     timeout: Any = None,
     name: Optional[str] = None,
@@ -39,6 +65,12 @@ def process(
     return lambda function: _in_process(function, timeout, name, context)
 
 
+@overload
+def thread(name: Callable[P, T], /) -> Callable[P, ThreadFuture[T]]: ...
+@overload
+def thread(
+    name: Optional[str] = None,
+) -> Callable[[Callable[P, T]], Callable[P, ThreadFuture[T]]]: ...
 def thread(name: Any = None) -> Any:
     """Decorator: the function runs in a new thread at each call, and gives a
     concurrent.futures.Future.
@@ -53,7 +85,7 @@ def thread(name: Any = None) -> Any:
     return lambda function: _in_thread(function, name)
 
 
-def _check_callable(function: object) -> None:
+def _check_callable(function: Any) -> None:
     if not callable(function):
         raise TypeError(f"function must be callable, not {type(function).__name__}")
 

@@ -3,7 +3,7 @@
 import functools
 import signal
 import threading
-from typing import Any, Callable, List, TypeVar
+from typing import Any, Callable, List, TypeVar, overload
 
 __all__ = ["sighandler", "synchronized"]
 
@@ -12,6 +12,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 _default_lock = threading.Lock()
 
 
+@overload
+def synchronized(lock: F, /) -> F: ...
+@overload
+def synchronized(lock: Any = None) -> Callable[[F], F]: ...
 def synchronized(lock: Any = None) -> Any:
     """Decorator: one caller at a time is in the function.
 

@@ -1,7 +1,7 @@
 """The futures of pools: concurrent.futures.Future by inheritance, the engine's by nature."""
 
 import concurrent.futures
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from pebble import _engine
 
@@ -9,21 +9,36 @@ __all__ = ["MapFuture", "ProcessFuture", "ProcessMapFuture"]
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
 
-class ThreadFuture(_engine.Future[T], concurrent.futures.Future):  # type: ignore[misc,type-arg]
-    """A call in a thread; what ThreadPool.schedule() and concurrent.thread give."""
+    class _Future(concurrent.futures.Future[T]):
+        @property
+        def pid(self) -> Optional[int]: ...
 
+    class _MapFuture(concurrent.futures.Future[_engine.MapResults[T]]): ...
 
-class ProcessFuture(_engine.Future[T], concurrent.futures.Future):  # type: ignore[misc,type-arg]
-    """A call in a process. Unlike any other Future, it can be cancelled while it runs.
+    class ThreadFuture(_Future[T]): ...
 
-    pid: the process that runs or ran it (int), None before
-    """
+    class ProcessFuture(_Future[T]): ...
 
+    class MapFuture(_MapFuture[T]): ...
 
-class MapFuture(_engine.MapFuture[T], concurrent.futures.Future):  # type: ignore[misc,type-arg]
-    """What ThreadPool.map() gives: result() is an iterator over the results."""
+    class ProcessMapFuture(ProcessFuture[Any], _MapFuture[T]):
+        def result(self, timeout: Optional[float] = None) -> _engine.MapResults[T]: ...
 
+else:
 
-class ProcessMapFuture(_engine.MapFuture[T], ProcessFuture[T]):  # type: ignore[misc]
-    """What ProcessPool.map() gives: result() is an iterator over the results."""
+    class ThreadFuture(_engine.Future, concurrent.futures.Future):
+        """A call in a thread: what ThreadPool.schedule() and concurrent.thread give."""
+
+    class ProcessFuture(_engine.Future, concurrent.futures.Future):
+        """A call in a process. Unlike any other Future, it can be cancelled while it runs.
+
+        pid: the process that runs or ran it (int), None before
+        """
+
+    class MapFuture(_engine.MapFuture, concurrent.futures.Future):
+        """What ThreadPool.map() gives: result() is an iterator over the results."""
+
+    class ProcessMapFuture(_engine.MapFuture, ProcessFuture):
+        """What ProcessPool.map() gives: result() is an iterator over the results."""

@@ -1,14 +1,31 @@
 """Pools of processes and of threads."""
 
+from __future__ import annotations
+
 import multiprocessing
-from typing import Any, Callable, Iterable, Optional, Type, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Iterable,
+    Mapping,
+    Optional,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from pebble import _engine, _worker
 from pebble._start import Context, start
 
+if TYPE_CHECKING:
+    from pebble.futures import MapFuture, ProcessFuture, ProcessMapFuture, ThreadFuture
+
 __all__ = ["ProcessPool", "ThreadPool"]
 
 P = TypeVar("P", bound="_Pool")
+T = TypeVar("T")
+Seconds = Union[int, float]
 
 
 class _Pool(_engine.Pool):
@@ -53,8 +70,8 @@ class ProcessPool(_Pool):
         *,
         name: Optional[str] = None,
         context: Context = None,
-        termination_grace: Union[int, float] = 3.0,
-        initializer_timeout: Union[int, float] = 60.0,
+        termination_grace: Seconds = 3.0,
+        initializer_timeout: Seconds = 60.0,
     ) -> None:
         _check_name(name)
         method, command, data = start(context)
@@ -73,6 +90,25 @@ class ProcessPool(_Pool):
             termination_grace,
             initializer_timeout,
         )
+
+    if TYPE_CHECKING:  # the engine's methods, with the types of what they give
+
+        def schedule(
+            self,
+            function: Callable[..., T],
+            args: Iterable[Any] = (),
+            kwargs: Mapping[str, Any] = {},
+            timeout: Optional[Seconds] = None,
+        ) -> ProcessFuture[T]: ...
+
+        def map(
+            self,
+            function: Callable[..., T],
+            /,
+            *iterables: Iterable[Any],
+            chunksize: Seconds = 1,
+            timeout: Optional[Seconds] = None,
+        ) -> ProcessMapFuture[T]: ...
 
 
 class ThreadPool(_Pool):
@@ -111,6 +147,24 @@ class ThreadPool(_Pool):
             None,
             None,
         )
+
+    if TYPE_CHECKING:
+
+        def schedule(  # type: ignore[override]
+            self,
+            function: Callable[..., T],
+            args: Iterable[Any] = (),
+            kwargs: Mapping[str, Any] = {},
+        ) -> ThreadFuture[T]: ...
+
+        def map(
+            self,
+            function: Callable[..., T],
+            /,
+            *iterables: Iterable[Any],
+            chunksize: Seconds = 1,
+            timeout: Optional[Seconds] = None,
+        ) -> MapFuture[T]: ...
 
 
 def _check_name(name: object) -> None:

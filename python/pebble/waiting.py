@@ -156,8 +156,10 @@ def _unwatch(condition: Any, event: threading.Event) -> None:
     condition.pebble_watchers.discard(event)
     if not condition.pebble_watchers:
         del condition.pebble_watchers
-        original = [kind for kind, ours in _watched_classes.items() if ours is type(condition)]
-        condition.__class__ = original[0]
+        ours: Any = type(condition)
+        (original,) = [kind for kind, watched in _watched_classes.items() if watched is ours]
+        unwatched: Any = condition
+        unwatched.__class__ = original
 
 
 def waitforqueues(

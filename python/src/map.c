@@ -419,8 +419,14 @@ static void results_dealloc(PyObject *object) {
     Py_DECREF(type);
 }
 
+static PyMethodDef results_methods[] = {
+    {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot results_slots[] = {
     {Py_tp_doc, (void *)"The results of a map, in the order of its elements."},
+    {Py_tp_methods, results_methods},
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, results_next},
     {Py_tp_traverse, results_traverse},

@@ -56,7 +56,7 @@ static PyObject *worker_data(PyObject *module, PyObject *unused) {
 
 PyDoc_STRVAR(
     serve_doc,
-    "serve(problem, executed_each)\n--\n\n"
+    "serve(problem, executed_each, /)\n--\n\n"
     "Serve the pool for which this process was executed; returns only if there is none.");
 
 static PyObject *serve(PyObject *module, PyObject *args) {
