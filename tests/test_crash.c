@@ -65,7 +65,7 @@ static int worker_run(void (*body)(void)) {
         setrlimit(RLIMIT_CORE, &none);
         for (int i = 1; i < 32; i++)
             signal(i, SIG_DFL); /* cmocka's and the sanitizers' */
-        if (crash_handler_install(shared_report) != 0)
+        if (crash_handler_install(shared_report, (void *)UINTPTR_MAX) != 0)
             _exit(99);
         body();
         _exit(0);
@@ -482,7 +482,7 @@ static void test_child_of_the_worker(void **state) {
 }
 
 static void install_again(void) {
-    if (crash_handler_install(shared_report) != 0)
+    if (crash_handler_install(shared_report, (void *)UINTPTR_MAX) != 0)
         _exit(99);
     overflow_stack();
 }

@@ -228,7 +228,7 @@ static void check_hooks(bool threads) {
     pebble_pool *pool = threads ? new_thread_pool(options) : new_process_pool(options);
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
     counter_expect(&shared->idle, 1);
-    assert_int_equal(counter_value(&shared->started), 1);
+    assert_true(counter_value(&shared->started) >= 1);      /* there may be a spare */
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK); /* its last one */
     counter_expect(&shared->ended, 1);
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);

@@ -79,6 +79,7 @@ static struct {
     /* Set by crash_handler_install(). */
     crash_report *report;
     pid_t process;
+    uintptr_t outermost;
     void *stack;
     char program_name[MODULE_NAME_MAX + 1];
     /* Of the crash. */
@@ -195,6 +196,13 @@ static void step_note_fault(void) {
     note_frame(crash.unwound_from, crash.unwound_from);
 }
 
+/* What has called the worker's own function is of no task: of a worker that was forked, all that the
+ * program was doing then. Other threads have other stacks. */
+static bool is_below_tasks(struct _Unwind_Context *frame) {
+    return atomic_load_explicit(&crash.thread, memory_order_relaxed) == crash.process &&
+           (uintptr_t)_Unwind_GetCFA(frame) > crash.outermost;
+}
+
 /* Called for each frame, from the handler's own outwards. Those that follow the one that
  * unwinding began at are the callers. */
 static _Unwind_Reason_Code frame_visit(struct _Unwind_Context *frame, void *context) {
@@ -205,7 +213,7 @@ static _Unwind_Reason_Code frame_visit(struct _Unwind_Context *frame, void *cont
         *reached = address == crash.unwound_from;
         return _URC_NO_REASON;
     }
-    if (address == 0 || crash.frame_count == CRASH_FRAMES)
+    if (address == 0 || crash.frame_count == CRASH_FRAMES || is_below_tasks(frame))
         return _URC_NORMAL_STOP;
     /* A return address may be the first byte after its function: look at the call. */
     note_frame(address, exact ? address : address - 1);
@@ -440,12 +448,13 @@ int crash_handler_prepare(void) {
     return 0;
 }
 
-int crash_handler_install(crash_report *report) {
+int crash_handler_install(crash_report *report, const void *outermost) {
     int error = crash_handler_prepare();
     if (error)
         return error;
     crash.report = report;
     crash.process = getpid();
+    crash.outermost = (uintptr_t)outermost;
     atomic_store_explicit(&crash.thread, 0, memory_order_relaxed);
 
     stack_t stack = {.ss_sp = crash.stack, .ss_size = STACK_SIZE};

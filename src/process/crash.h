@@ -49,8 +49,10 @@ int crash_handler_prepare(void);
  * signals and gives the calling thread an alternate signal stack, so that a stack
  * overflow is reported too (in other threads: every crash but that one). The memory of
  * report is not touched before a crash. A child that the worker forks reports nothing.
+ * outermost is the frame (__builtin_frame_address(0)) of the function that calls tasks: a backtrace
+ * of this thread ends before it.
  * Returns 0 or ENOMEM. */
-int crash_handler_install(crash_report *report);
+int crash_handler_install(crash_report *report, const void *outermost);
 
 /* The backtrace as lines "#0 function+0x1f (module)", or "#1 0x7f3c5a0 (module+0x5a0)"
  * where the function has no name, or "#2 0x7f3c5a0" outside of all modules, the innermost

@@ -1,6 +1,7 @@
 #include "process/executed.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,11 @@ void executed_set(const char *name, const char *value) {
 
 static void keep_from_children(int fd) {
     fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+void executed_ignore_interrupt(void) {
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigaction(SIGINT, &ignore, NULL);
 }
 
 /* ---- The pool's data ---- */

@@ -12,6 +12,10 @@
 /* In the child of a fork: what it executes will inherit the data. -1: there are none. */
 void executed_pass_data(int data_fd);
 
+/* In the child of a fork, before it executes: Ctrl-C is the program's to act upon, not that of its
+ * processes, from their first moment on. */
+void executed_ignore_interrupt(void);
+
 /* Adds a variable to the environment of what this process, the child of a fork, will execute. Not
  * by setenv(): a thread of the parent may have held its lock at the fork. */
 void executed_set(const char *name, const char *value);

@@ -157,7 +157,8 @@ void worker_run(const worker_setup *setup) {
     os_thread_set_name(setup->name);
     offer_to_oom_killer();
     map_channel(setup, &self.end);
-    crash_handler_install((crash_report *)(void *)self.end.up->crash);
+    crash_handler_install((crash_report *)(void *)self.end.up->crash,
+                          __builtin_frame_address(0));
     set_signals();
     self.task.buffer = buffer;
     self.task.capacity = sizeof buffer;
@@ -183,6 +184,7 @@ void worker_execute(const worker_setup *setup, char *const *command, int data_fd
     executed_set(EXECUTED_WORKER, text);
     executed_pass_data(data_fd);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* survives the execution */
+    executed_ignore_interrupt();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execvp(command[0], command);

@@ -70,6 +70,7 @@ static _Noreturn void execute_zygote(int control_fd, int data_fd, pid_t program_
     snprintf(text, sizeof text, "%d %d", control_fd, (int)program_pid);
     fcntl(control_fd, F_SETFD, 0);
     executed_set(EXECUTED_ZYGOTE, text);
+    executed_ignore_interrupt();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     execvp(command[0], command);
