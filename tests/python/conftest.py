@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import hypothesis
+import pebble
 import pytest
 
 from support import (
@@ -13,6 +14,7 @@ from support import (
     command_line,
     eventually,
     helper_of_multiprocessing,
+    start_workers,
     threads,
 )
 
@@ -56,26 +58,18 @@ def only_fork(start_method):
 # ---- Pools that the tests of a module share ----
 
 
-def warm(pool):
-    """Starts what a pool starts with its first task, so that no test seems to leave it behind."""
-    pool.schedule(int).result()
-    return pool
+@pytest.fixture(scope="module")
+def process_pool(tmp_path_factory):
+    with pebble.ProcessPool(max_workers=2) as pool:
+        start_workers(pool, tmp_path_factory.mktemp("flags"))
+        yield pool
 
 
 @pytest.fixture(scope="module")
-def process_pool():
-    from pebble import ProcessPool
-
-    with ProcessPool(max_workers=2) as pool:
-        yield warm(pool)
-
-
-@pytest.fixture(scope="module")
-def thread_pool():
-    from pebble import ThreadPool
-
-    with ThreadPool(max_workers=2) as pool:
-        yield warm(pool)
+def thread_pool(tmp_path_factory):
+    with pebble.ThreadPool(max_workers=2) as pool:
+        start_workers(pool, tmp_path_factory.mktemp("flags"))
+        yield pool
 
 
 @pytest.fixture(scope="module", params=["process", "thread"])
@@ -86,8 +80,6 @@ def any_pool(request):
 @pytest.fixture(params=["ProcessPool", "ThreadPool"])
 def any_kind(request):
     """The class of pool, for tests that make their own."""
-    import pebble
-
     return getattr(pebble, request.param)
 
 
@@ -119,25 +111,27 @@ class Program:
     """A script as a process of its own: its standard output is what it tells the test."""
 
     def __init__(self, path, *arguments, **options):
+        self.errors = path.with_suffix(".errors")
         search = [HERE, os.environ.get("PYTHONPATH")]
-        self.process = subprocess.Popen(
-            [sys.executable, path, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
-            **options,
-        )
+        with open(self.errors, "w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
+                **options,
+            )
         self.pid = self.process.pid
 
     def line(self):
         return self.process.stdout.readline().strip()
 
-    def end(self, timeout=20):
+    def end(self):
         """Waits for its end; its exit code, and what it wrote and was not read yet."""
-        output, errors = self.process.communicate(timeout=timeout)
-        return self.process.returncode, output, errors
+        output = self.process.stdout.read()
+        return self.process.wait(), output, self.errors.read_text()
 
 
 @pytest.fixture
@@ -154,7 +148,8 @@ def program(tmp_path, start_method):
     yield start
     for each in programs:
         each.process.kill()
-        each.process.communicate()
+        each.process.wait()
+        each.process.stdout.close()
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import select
 import signal
 import time
 
+import tasks
+
 DEADLINE = 10
 
 
@@ -43,6 +45,14 @@ class Flag:
     def number(self):
         (number,) = self.numbers()
         return number
+
+
+def start_workers(pool, folder):
+    """Makes both workers of a pool start, and its thread for callbacks; the processes' numbers."""
+    flags = [Flag(folder / name) for name in ("first", "second")]
+    futures = [pool.schedule(tasks.meet, args=(flag, *flags)) for flag in flags]
+    futures[0].add_done_callback(lambda _: None)
+    return {future.result() for future in futures}
 
 
 def readable(descriptor, timeout):

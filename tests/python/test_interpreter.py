@@ -9,7 +9,8 @@ import pytest
 from support import eventually, gone, is_asleep, kill
 
 HEAD = """
-import concurrent.futures, multiprocessing, os, queue, signal, sys, threading, time, warnings
+import multiprocessing, os, queue, signal, sys, threading, time, warnings
+from concurrent.futures import as_completed, wait
 from pebble import ProcessPool, ThreadPool, waitforqueues, waitforthreads
 from support import Flag
 from tasks import *
@@ -92,7 +93,7 @@ next(iterator)
 def test_exit_with_an_open_pool(program, pools):
     lasting = "globals().update(locals())"
     process = program(script(f"{OPEN_POOLS[pools].strip()}\n{lasting}"))
-    code, output, errors = process.end(timeout=10)
+    code, output, errors = process.end()
     assert (code, errors) == (0, "")
     assert output == "" or pools == "callbacks"
 
@@ -157,11 +158,11 @@ WAITS = {
     "next": "next(i := pool.map(hang_if, [1] * 3, range(3)).result()); next(i)",
     "join": "pool.schedule(hang); pool.close(); pool.join()",
     "join in time": "pool.schedule(hang); pool.close(); pool.join(60)",
-    "wait": "concurrent.futures.wait([pool.schedule(hang)])",
-    "as_completed": "list(concurrent.futures.as_completed([pool.schedule(hang)]))",
+    "wait": "wait([pool.schedule(hang)])",
+    "as_completed": "list(as_completed([pool.schedule(hang)]))",
     "decorated": "remote_call(hang).result()",
     "queues": "waitforqueues([queue.Queue()])",
-    "threads": "waitforthreads([threading.current_thread()])",
+    "threads": "waitforthreads([waiting])",
     "thread result": "threads.schedule(event.wait).result()",
     "thread next": "next(threads.map(threading.Event.wait, [event]).result())",
     "thread join": "threads.schedule(event.wait); threads.close(); threads.join()",
@@ -169,6 +170,8 @@ WAITS = {
 
 INTERRUPTED = """
 pool, threads, event = ProcessPool(max_workers=1), ThreadPool(max_workers=1), threading.Event()
+waiting = threading.Thread(target=event.wait)
+waiting.start()
 pool.schedule(int).result()
 tell("ready")
 try:
