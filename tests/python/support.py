@@ -116,10 +116,24 @@ def helper_of_multiprocessing(pid):
     )
 
 
-def is_asleep(pid):
-    """True if the process's first thread waits."""
+def run_time(pid, thread):
+    """Nanoseconds that a thread ran, and how often it was woken."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as statistics:
+            nanoseconds, _, times = statistics.read().split()
+        return int(nanoseconds), int(times)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def is_waiting(pid):
+    """True if the process's first thread sleeps, and sleeps on."""
     with open(f"/proc/{pid}/task/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] == "S"
+        if stat.read().rpartition(")")[2].split()[0] != "S":
+            return False
+    before = run_time(pid, pid)
+    time.sleep(0.02)
+    return run_time(pid, pid) == before
 
 
 def eventually(predicate, timeout=5):

@@ -9,17 +9,14 @@ import pytest
 from pebble import ProcessPool, ThreadPool, waitforqueues, waitforthreads
 
 import tasks
-from support import children, descendants, eventually, helper_of_multiprocessing, threads
-
-
-def run_time(pid, thread):
-    """Nanoseconds that a thread ran, and how often it was woken."""
-    try:
-        with open(f"/proc/{pid}/task/{thread}/schedstat") as statistics:
-            nanoseconds, _, times = statistics.read().split()
-        return int(nanoseconds), int(times)
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+from support import (
+    children,
+    descendants,
+    eventually,
+    helper_of_multiprocessing,
+    run_time,
+    threads,
+)
 
 
 def run_times():

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from support import eventually, gone, is_asleep, kill
+from support import eventually, gone, is_waiting, kill
 
 HEAD = """
 import multiprocessing, os, queue, signal, sys, threading, time, warnings
@@ -170,11 +170,11 @@ WAITS = {
 
 INTERRUPTED = """
 pool, threads, event = ProcessPool(max_workers=1), ThreadPool(max_workers=1), threading.Event()
-waiting = threading.Thread(target=event.wait)
+waiting = threading.Thread(target=event.wait, daemon=True)
 waiting.start()
 pool.schedule(int).result()
-tell("ready")
 try:
+    tell("ready")
     WAIT
 except KeyboardInterrupt:
     tell("interrupted")
@@ -188,7 +188,7 @@ tell("ended")
 
 def interrupt(process, send):
     assert process.line() == "ready"
-    assert eventually(lambda: is_asleep(process.pid))
+    assert eventually(lambda: is_waiting(process.pid))
     begin = time.monotonic()
     send(process.pid, signal.SIGINT)
     assert process.line() == "interrupted"
@@ -227,7 +227,7 @@ def test_interrupt_that_nobody_catches(program):
         script("pool = ProcessPool(1)\ntell('ready')\npool.schedule(hang).result()")
     )
     assert process.line() == "ready"
-    assert eventually(lambda: is_asleep(process.pid))
+    assert eventually(lambda: is_waiting(process.pid))
     kill(process.pid, signal.SIGINT)
     code, _, errors = process.end()
     assert code == -signal.SIGINT
