@@ -8,6 +8,7 @@ help:
 	@echo "make build           the library"
 	@echo "make demo            build and run the examples"
 	@echo "make test            build and run all tests"
+	@echo "make test-pythons    the Python package's tests, with every CPython there is"
 	@echo "make test-sanitize   the tests again, with address, undefined and thread sanitizers"
 	@echo "make bench           measure, beside what else there is"
 	@echo "make fuzz            fuzz for SECONDS_OF_FUZZING ($(SECONDS_OF_FUZZING))"
@@ -26,6 +27,9 @@ demo:
 
 test:
 	@tools/test
+
+test-pythons:
+	@tools/test_pythons
 
 test-sanitize:
 	@tools/test_sanitize
@@ -52,4 +56,4 @@ install:
 clean:
 	rm -rf build
 
-.PHONY: help build demo test test-sanitize bench fuzz model format check-format install clean
+.PHONY: help build demo test test-pythons test-sanitize bench fuzz model format check-format install clean

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "core/fork.h"
 #include "core/future.h"
+#include "core/interrupt.h"
 #include "process/process_pool.h"
 #include "thread/thread_pool.h"
 
@@ -61,12 +62,16 @@ static pebble_error check_pool_options(const pebble_pool_options *options, bool 
         return invalid(name, "options.start_method is unknown");
     if (options->worker_command != NULL && options->worker_command[0] == NULL)
         return invalid(name, "options.worker_command is empty");
-    if (options->hooks != NULL && options->hooks->struct_size < sizeof(pebble_hooks))
+    if (options->hooks != NULL &&
+        options->hooks->struct_size < offsetof(pebble_hooks, worker_idle))
         return invalid(name, "options.hooks->struct_size is wrong");
-    if (threads && (options->hooks != NULL || options->worker_command != NULL ||
+    if (options->worker_data == NULL && options->worker_data_size > 0)
+        return invalid(name, "options.worker_data is NULL, its size is not 0");
+    if (threads && (options->worker_command != NULL || options->worker_data != NULL ||
                     options->start_method != PEBBLE_START_DEFAULT))
         return invalid(
-            name, "options.start_method, worker_command and hooks are for processes");
+            name,
+            "options.start_method, worker_command and worker_data are for processes");
     return PEBBLE_OK;
 }
 
@@ -94,14 +99,19 @@ static int copy_pointed_to(pool_settings *settings, const pebble_pool_options *o
     memcpy(settings->name, name, strlen(name) + 1);
     if (input_size > 0)
         memcpy(settings->initializer_input, options->initializer_input, input_size);
-    return options->worker_command != NULL
-               ? copy_command(&settings->worker_command, options->worker_command)
-               : 0;
+    int error = 0;
+    if (options->worker_command != NULL)
+        error = copy_command(&settings->worker_command, options->worker_command);
+    if (error == 0 && options->worker_data_size > 0)
+        error = os_shared_of_bytes("pebble-data", options->worker_data,
+                                   options->worker_data_size, &settings->worker_data_fd);
+    return error;
 }
 
 static pebble_error settings_init(pool_settings *settings,
                                   const pebble_pool_options *options, const char *name) {
     memset(settings, 0, sizeof *settings);
+    settings->worker_data_fd = -1;
     settings->max_workers =
         options->max_workers != 0 ? options->max_workers : (int)os_usable_processors();
     if (settings->max_workers > PEBBLE_MAX_WORKERS)
@@ -119,6 +129,7 @@ static pebble_error settings_init(pool_settings *settings,
                                  ? options->start_method
                                  : PEBBLE_START_FORK;
     settings->hooks = options->hooks;
+    settings->worker_data_size = options->worker_data_size;
     int error = copy_pointed_to(settings, options);
     if (error == 0)
         error = fork_watch();
@@ -274,11 +285,14 @@ pebble_error pebble_pool_join(pebble_pool *pool, int64_t timeout_ns) {
                          name);
     int64_t deadline_ns = os_deadline_after(timeout_ns);
     while (atomic_load_explicit(&pool->gone, memory_order_acquire) == 0) {
-        if (os_futex_wait(&pool->gone, 0, deadline_ns) == ETIMEDOUT)
-            return error_set(PEBBLE_ERR_TIMEOUT, "%s: some worker is still running", name);
+        int ended = os_futex_wait(&pool->gone, 0, deadline_ns);
+        if (ended == ETIMEDOUT || interrupt_ends_wait(ended))
+            return error_set(future_wait_error(ended), "%s: some worker is still running",
+                             name);
     }
-    if (!callback_runner_join(&pool->callbacks, deadline_ns))
-        return error_set(PEBBLE_ERR_TIMEOUT, "%s: some callback is still running", name);
+    error = future_wait_error(callback_runner_join(&pool->callbacks, deadline_ns));
+    if (error != PEBBLE_OK)
+        return error_set(error, "%s: some callback is still running", name);
     return PEBBLE_OK;
 }
 
@@ -332,13 +346,17 @@ static pebble_error call_alone(pebble_function function, const void *input,
     pool_options.start_method = all.start_method;
     pool_options.worker_command = all.worker_command;
     pool_options.hooks = all.hooks;
+    pool_options.worker_data = all.worker_data;
+    pool_options.worker_data_size = all.worker_data_size;
     pebble_error error = pool_new(&pool_options, &pool, thread, true, name);
     if (error != PEBBLE_OK)
         return error;
     pebble_task_options task = {.function = function,
                                 .input = input,
                                 .input_size = input_size,
-                                .timeout_ns = all.timeout_ns};
+                                .timeout_ns = all.timeout_ns,
+                                .release_input = all.release_input,
+                                .release_context = all.release_context};
     error = check_task(pool, &task, name);
     if (error == PEBBLE_OK)
         error = pool_schedule(pool, &task, TASK_FUNCTION, future, name);

@@ -83,7 +83,6 @@ static void test_pool_options(void **state) {
 
 static void test_process_options_of_a_thread_pool(void **state) {
     const char *command[] = {"command", NULL};
-    const pebble_hooks hooks = {.struct_size = sizeof hooks};
     pebble_pool *pool = NULL;
     (void)state;
     expect_invalid(pebble_thread_pool_new(
@@ -92,8 +91,10 @@ static void test_process_options_of_a_thread_pool(void **state) {
     expect_invalid(
         pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.worker_command = command), &pool),
         "worker_command");
-    expect_invalid(pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.hooks = &hooks), &pool),
-                   "hooks");
+    expect_invalid(
+        pebble_thread_pool_new(
+            PEBBLE_POOL_OPTIONS(.worker_data = "x", .worker_data_size = 1), &pool),
+        "worker_data");
     assert_null(pool);
 }
 

@@ -43,7 +43,7 @@
  *   - After fork() without exec, a pool, future or map of the parent is of no use in the child:
  *     calls on it give PEBBLE_ERR_FORKED (or false, or do nothing), and the parent's go on. The
  *     child may make pools of its own.
- *   - No function may be called from a signal handler.
+ *   - No function but pebble_interrupt() may be called from a signal handler.
  */
 #ifndef PEBBLE_H
 #define PEBBLE_H
@@ -98,7 +98,8 @@ PEBBLE_API int pebble_version_number(void);
     X(ERR_TASK_FAILED, "the task returned an error")                                     \
     X(ERR_TASK_TIMEOUT, "the task ran longer than its timeout")                          \
     X(ERR_TASK_CANCELLED, "the task was cancelled")                                      \
-    X(ERR_TASK_EXPIRED, "the task's process died unexpectedly")
+    X(ERR_TASK_EXPIRED, "the task's process died unexpectedly")                          \
+    X(ERR_INTERRUPTED, "a signal handler ran during the wait")
 
 typedef enum pebble_error {
 #define PEBBLE_ERROR_MEMBER(name, text) PEBBLE_##name,
@@ -208,12 +209,21 @@ typedef struct pebble_pool_options {
      * pebble_worker_main() first. Default: the running program, without arguments. */
     const char *const *worker_command;
 
-    /* See "Embedding a language runtime" at the end. Not copied: must outlive the pool. */
+    /* See "Embedding a language runtime" at the end; for threads too. Not copied: must outlive the
+     * pool. */
     const pebble_hooks *hooks;
+
+    /* For forkserver and spawn: bytes that every process executed for the pool finds with
+     * pebble_worker_data(). Copied. */
+    const void *worker_data;
+    size_t worker_data_size;
 } pebble_pool_options;
 
 #define PEBBLE_POOL_OPTIONS_INIT                                                         \
-    { sizeof(pebble_pool_options), 0, 0, 0, 0, 0, 0, 0, PEBBLE_START_DEFAULT, 0, 0, 0 }
+    {                                                                                    \
+        sizeof(pebble_pool_options), 0, 0, 0, 0, 0, 0, 0, PEBBLE_START_DEFAULT, 0, 0, 0, \
+            0, 0                                                                         \
+    }
 
 #define PEBBLE_MAX_WORKERS 4096
 
@@ -524,17 +534,22 @@ typedef struct pebble_concurrent_options {
     size_t struct_size; /* sizeof(pebble_concurrent_options) */
     const char *name; /* of the process or thread, cut to 15 characters. Default: "pebble" */
 
-    /* The rest is for processes only, as in pebble_pool_options and pebble_schedule(). A thread
-     * must have no timeout_ns; what else is set is ignored. */
+    /* The rest is as in pebble_pool_options, pebble_schedule() and pebble_task_options; for processes
+     * only, but for hooks and release_input. A thread must have no timeout_ns; what else is set is
+     * ignored. */
     int64_t timeout_ns;
     int64_t termination_grace_ns;
     pebble_start_method start_method;
     const char *const *worker_command;
     const pebble_hooks *hooks;
+    const void *worker_data;
+    size_t worker_data_size;
+    void (*release_input)(void *release_context);
+    void *release_context;
 } pebble_concurrent_options;
 
 #define PEBBLE_CONCURRENT_OPTIONS_INIT                                                   \
-    { sizeof(pebble_concurrent_options), 0, 0, 0, PEBBLE_START_DEFAULT, 0, 0 }
+    { sizeof(pebble_concurrent_options), 0, 0, 0, PEBBLE_START_DEFAULT, 0, 0, 0, 0, 0, 0 }
 
 /* Runs function in a new process, forked from the program as it is now.
  * options may be NULL. The rest as pebble_schedule(). */
@@ -558,6 +573,11 @@ PEBBLE_API pebble_error pebble_concurrent_thread(pebble_function function,
  * Functions are found by their module (program or shared library) and their place in it, which
  * works for static ones too; only code made at run time must be registered by name. */
 PEBBLE_API void pebble_worker_main(void);
+
+/* In a process that was executed for a pool: the worker_data of that pool's options, aligned to 16
+ * bytes, valid as long as the process. Elsewhere, and if there are none: NULL.
+ *   size  out, may be NULL */
+PEBBLE_API const void *pebble_worker_data(size_t *size);
 
 /* Gives a function a name by which executed workers find it, for functions that are in no module.
  * To be called with the same names in program and worker, before pebble_worker_main(). The name
@@ -782,11 +802,14 @@ typedef enum pebble_fork_kind {
     PEBBLE_FORK_WORKER  /* that process forks a worker */
 } pebble_fork_kind;
 
-/* Called where a language runtime must act. Each may be NULL. A zygote is forked in a thread
- * that calls pebble_schedule() or, after the loss of the one before, in the thread of the library
- * that keeps all deadlines; workers are forked one after another, by a process that also ends them.
- * So hooks around a fork must be short. worker_start, and after_fork_child in a worker, count as
- * part of its initializer: what fails or hangs there breaks the pool after three tries.
+/* Called where a language runtime must act, under no lock. Each may be NULL. A zygote is forked in a
+ * thread that calls pebble_schedule() or, after the loss of the one before, in a thread of the
+ * library's made for that; other threads that schedule meanwhile do not wait for it. Workers are forked
+ * one after another, by a process that also ends them: hooks around that fork must be short.
+ * worker_start, and after_fork_child in a worker, count as part of its initializer: what fails or hangs
+ * there breaks the pool after three tries. In a pool of threads the workers are its threads, and the
+ * hooks around forks are not called; worker_end is called
+ * there after a failed initializer too, but not if a task ended its thread.
  * With forkserver and spawn, the executed program gives its hooks to pebble_worker_main_hooks(). */
 struct pebble_hooks {
     size_t struct_size; /* sizeof(pebble_hooks) */
@@ -797,7 +820,25 @@ struct pebble_hooks {
     void (*worker_start)(void *context, const char *name); /* before the initializer */
     /* When a worker ends in order, before it exits; not if its initializer failed. */
     void (*worker_end)(void *context);
+    /* In a worker that finds no task at once: before it waits. It may come again without a task
+     * between, and it does not come where a struct_size says that it is not there. */
+    void (*worker_idle)(void *context);
 };
+
+/* With a word, from now on a wait of the calling thread for a future, a map or a pool's end returns
+ * PEBBLE_ERR_INTERRUPTED when a signal handler has run in this thread while it slept, or as soon as the
+ * word is not 0, be that before it sleeps; such a wait can just be repeated. NULL, as at first: waits go
+ * on. The word must stay for as long as it is set here. Before Linux 5.16 only the former. */
+PEBBLE_API void pebble_set_interrupt_word(const uint32_t *word);
+
+/* Sets such a word, and ends the wait of the thread that has it. May be called from a signal handler. */
+PEBBLE_API void pebble_interrupt(uint32_t *word);
+
+/* What an initializer calls to say why it fails: returns code (1 if code is 0), to be returned by it;
+ * the message, cut after 1023 bytes, is in the failures of the pool that breaks. Only in a thread that
+ * runs an initializer; elsewhere the message is dropped. */
+PEBBLE_API int pebble_initializer_fail(int code, const char *format, ...)
+    PEBBLE_PRINTF(2, 3);
 
 /* As pebble_worker_main(), with hooks (kept, not copied). */
 PEBBLE_API void pebble_worker_main_hooks(const pebble_hooks *hooks);

@@ -114,6 +114,8 @@ static void wait_for_task_bytes(worker_end *end, bool help) {
     end->now_ns = 0;
     if (spin_while(tail, end->task_head))
         return;
+    if (end->idle != NULL && !help) /* with help it waits for the rest of a task's input */
+        end->idle(end->idle_context);
     sleep_while(end, tail, end->task_head, &end->up->task_sleep, help);
     keep_apart(end, idle_since_ns);
 }

@@ -26,6 +26,8 @@ typedef struct worker_end {
     uint64_t record_size; /* what of the ring the running task's record still holds */
     void *buffer;         /* of tasks too large for the ring, kept from task to task */
     size_t buffer_size;
+    void (*idle)(void *context); /* NULL, or called before a wait for the next task */
+    void *idle_context;
 } worker_end;
 
 /* A task to run. */

@@ -9,6 +9,7 @@
 
 #include "core/fork.h"
 #include "core/future.h"
+#include "core/interrupt.h"
 
 static _Thread_local const callback_runner *runner_here;
 
@@ -129,16 +130,17 @@ void callback_runner_end(callback_runner *runner) {
     pthread_mutex_unlock(&runner->lock);
 }
 
-bool callback_runner_join(callback_runner *runner, int64_t deadline_ns) {
+int callback_runner_join(callback_runner *runner, int64_t deadline_ns) {
     for (;;) {
         pthread_mutex_lock(&runner->lock);
         uint32_t events = atomic_load(&runner->events);
         bool over = runner->finished || !runner->started;
         pthread_mutex_unlock(&runner->lock);
         if (over)
-            return true;
-        if (os_futex_wait(&runner->events, events, deadline_ns) == ETIMEDOUT)
-            return false;
+            return 0;
+        int error = os_futex_wait(&runner->events, events, deadline_ns);
+        if (error == ETIMEDOUT || interrupt_ends_wait(error))
+            return error;
     }
 }
 

@@ -44,8 +44,9 @@ void callback_runner_push(callback_runner *runner, pebble_future *future);
 /* No more will be pushed: the thread ends when its queue is empty. */
 void callback_runner_end(callback_runner *runner);
 
-/* Waits until the thread has run its last callback, if there ever was one. False: timeout. */
-bool callback_runner_join(callback_runner *runner, int64_t deadline_ns);
+/* Waits until the thread has run its last callback, if there ever was one: 0,
+ * ETIMEDOUT, or EINTR as of interrupt_ends_wait(). */
+int callback_runner_join(callback_runner *runner, int64_t deadline_ns);
 
 /* True in the runner's thread. */
 bool callback_runner_is_here(const callback_runner *runner);

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/fork.h"
+#include "core/interrupt.h"
 
 /* A queued task may cost 200 bytes beside its data; the allocator takes eight of them. */
 _Static_assert(sizeof(pebble_future) <= 192, "a future must stay small");
@@ -187,14 +188,22 @@ bool future_set_bit(pebble_future *future, uint32_t bit) {
     return false;
 }
 
-bool future_sleep(pebble_future *future, int64_t deadline_ns) {
+int future_sleep(pebble_future *future, int64_t deadline_ns) {
     while (future_set_bit(future, FUTURE_WAITERS)) {
         uint32_t word = atomic_load_explicit(&future->word, memory_order_acquire);
-        if ((word & FUTURE_ENDED) == 0 &&
-            os_futex_wait(&future->word, word, deadline_ns) == ETIMEDOUT)
-            return future_ended(future);
+        int error = 0;
+        if ((word & FUTURE_ENDED) == 0)
+            error = os_futex_wait(&future->word, word, deadline_ns);
+        if (error == ETIMEDOUT || interrupt_ends_wait(error))
+            return future_ended(future) ? 0 : error;
     }
-    return true;
+    return 0;
+}
+
+pebble_error future_wait_error(int error) {
+    if (error == 0)
+        return PEBBLE_OK;
+    return error == EINTR ? PEBBLE_ERR_INTERRUPTED : PEBBLE_ERR_TIMEOUT;
 }
 
 /* The list of an ended future once its callbacks are being run: nothing can be added. */
@@ -234,9 +243,10 @@ static pebble_error wait_until(pebble_future *future, int64_t deadline_ns,
                                const char *function) {
     if (future_ended(future))
         return PEBBLE_OK;
-    if (future->pool->kind->wait(future->pool, future, deadline_ns) == PEBBLE_OK)
-        return PEBBLE_OK;
-    return error_set(PEBBLE_ERR_TIMEOUT, "%s: the wait ended before the future", function);
+    pebble_error error = future->pool->kind->wait(future->pool, future, deadline_ns);
+    return error == PEBBLE_OK
+               ? PEBBLE_OK
+               : error_set(error, "%s: the wait ended before the future", function);
 }
 
 static pebble_error checked_wait(pebble_future *future, int64_t timeout_ns,
@@ -457,9 +467,10 @@ pebble_error pebble_future_wait_any(pebble_future *const *futures, size_t count,
         first = find_ended(futures, count);
         if (first < count)
             break;
-        if (os_futex_wait(&any_word, seen, deadline_ns) == ETIMEDOUT)
-            return error_set(PEBBLE_ERR_TIMEOUT, "%s: the wait ended before a future",
-                             name);
+        int ended = os_futex_wait(&any_word, seen, deadline_ns);
+        if (ended == ETIMEDOUT || interrupt_ends_wait(ended))
+            return error_set(future_wait_error(ended),
+                             "%s: the wait ended before a future", name);
     }
     if (index != NULL)
         *index = first;

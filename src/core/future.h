@@ -144,6 +144,9 @@ void future_drop_input(pebble_future *future);
 void future_end(pebble_future *future, uint32_t state);
 void future_end_cancelled(pebble_future *future);
 
+/* What a wait returns for that. */
+pebble_error future_wait_error(int error);
+
 /* Waits for all of them; name is the public function's, for messages. */
 pebble_error future_wait_all(pebble_future *const *futures, size_t count,
                              int64_t timeout_ns, const char *name);
@@ -151,8 +154,9 @@ pebble_error future_wait_all(pebble_future *const *futures, size_t count,
 /* Sets a bit of the word unless the future has ended; false if it has. */
 bool future_set_bit(pebble_future *future, uint32_t bit);
 
-/* Sleeps on the word until the future has ended. False: timeout. */
-bool future_sleep(pebble_future *future, int64_t deadline_ns);
+/* Sleeps on the word until the future has ended: 0, ETIMEDOUT, or EINTR if the thread's waits are
+ * interruptible. */
+int future_sleep(pebble_future *future, int64_t deadline_ns);
 
 /* Takes the callbacks of an ended future, in their order, and closes the list. */
 future_callback *future_take_callbacks(pebble_future *future);

@@ -305,9 +305,9 @@ pebble_error pebble_map_next(pebble_map *map, int64_t timeout_ns, const void **d
         int64_t deadline_ns = os_deadline_after(timeout_ns);
         error = future->pool->kind->wait(future->pool, future,
                                          earlier(deadline_ns, map->deadline_ns));
-        if (error != PEBBLE_OK && deadline_ns < map->deadline_ns)
-            return error_set(PEBBLE_ERR_TIMEOUT, "%s: the wait ended before the element",
-                             name);
+        if (error == PEBBLE_ERR_INTERRUPTED ||
+            (error != PEBBLE_OK && deadline_ns < map->deadline_ns))
+            return error_set(error, "%s: the wait ended before the element", name);
     }
     if (error == PEBBLE_OK) {
         error = take_element(map, future, data, size, name);

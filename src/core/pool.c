@@ -54,13 +54,20 @@ void pool_set_gone(pebble_pool *pool) {
     os_futex_wake(&pool->gone, INT_MAX);
 }
 
+void (*pool_idle_hook(const pebble_hooks *hooks))(void *context) {
+    return hooks != NULL && hooks->struct_size >= sizeof *hooks ? hooks->worker_idle
+                                                                : NULL;
+}
+
 void pool_settings_fini(pool_settings *settings) {
+    os_fd_close(settings->worker_data_fd);
     for (char **word = settings->worker_command; word != NULL && *word != NULL; word++)
         os_free(*word);
     os_free(settings->worker_command);
     os_free(settings->initializer_input);
     os_free(settings->name);
     memset(settings, 0, sizeof *settings);
+    settings->worker_data_fd = -1;
 }
 
 void pool_worker_name(const pool_settings *settings, unsigned number, char *name,

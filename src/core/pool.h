@@ -18,7 +18,7 @@ typedef struct pool_kind {
     bool threads; /* nothing can stop a running task */
     /* name is the public function's, for messages. */
     pebble_error (*schedule)(pebble_pool *pool, pebble_future *future, const char *name);
-    /* Waits until the future has ended: PEBBLE_OK or PEBBLE_ERR_TIMEOUT. May do the work of
+    /* Waits until the future has ended: PEBBLE_OK, PEBBLE_ERR_TIMEOUT or _INTERRUPTED. May do the work of
      * collecting results itself. */
     pebble_error (*wait)(pebble_pool *pool, pebble_future *future, int64_t deadline_ns);
     /* Collects what there is, so that a future which has ended is known to have. */
@@ -50,7 +50,9 @@ typedef struct pool_settings {
     pebble_start_method start_method;
     int64_t termination_grace_ns;
     char **worker_command;
-    const pebble_hooks *hooks;
+    const pebble_hooks *hooks; /* NULL: none; read by pool_idle_hook() where they may be older */
+    int worker_data_fd;        /* memory that executed processes inherit; -1: none */
+    size_t worker_data_size;
     bool single_call; /* made for one task by pebble_concurrent_...: needs no spare */
 } pool_settings;
 
@@ -84,6 +86,9 @@ void pool_unref(pebble_pool *pool);
 
 /* Marks that nothing of the pool runs any more, and wakes those who join it. Once. */
 void pool_set_gone(pebble_pool *pool);
+
+/* worker_idle, NULL if the caller's struct does not have it. */
+void (*pool_idle_hook(const pebble_hooks *hooks))(void *context);
 
 void pool_settings_fini(pool_settings *settings);
 

@@ -43,13 +43,35 @@ void task_reset(pebble_task *task) {
     task->message[0] = '\0';
 }
 
+/* Whose initializer runs in this thread. */
+static _Thread_local pebble_task *initializing;
+
+static int run_initializer(pebble_task *task, pebble_function function, const void *input,
+                           size_t input_size) {
+    initializing = task;
+    int code = ((pebble_initializer)(void (*)(void))function)(input, input_size);
+    initializing = NULL;
+    return code;
+}
+
+int pebble_initializer_fail(int code, const char *format, ...) {
+    code = code != 0 ? code : 1;
+    if (initializing == NULL || format == NULL)
+        return code;
+    va_list args;
+    va_start(args, format);
+    pebble_task_vfail(initializing, code, format, args);
+    va_end(args);
+    return code;
+}
+
 void task_run(pebble_task *task, task_kind kind, pebble_function function,
               const void *input, size_t input_size) {
     int code;
     if (kind == TASK_CHUNK)
         code = chunk_run(task, function, input, input_size);
     else if (kind == TASK_INITIALIZER)
-        code = ((pebble_initializer)(void (*)(void))function)(input, input_size);
+        code = run_initializer(task, function, input, input_size);
     else
         code = function(task, input, input_size);
     if (code != 0 && !task->failed)

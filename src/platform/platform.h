@@ -61,7 +61,11 @@ void os_free(void *memory);
 /* ---- Futexes ----
  * A word that threads (or, if shared, processes) sleep on. wait returns 0 when woken, when the
  * word differed from expected, and for no reason at all: the caller looks again. It returns
- * ETIMEDOUT at the deadline, and EINTR when a signal handler ran. */
+ * ETIMEDOUT at the deadline, and EINTR when a signal handler ran, or when the calling thread has an
+ * interrupt word and that is not 0. */
+
+/* The word that ends the calling thread's sleeps; NULL: none. */
+void os_futex_set_interrupt(const _Atomic uint32_t *word);
 
 int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
 int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,
@@ -106,6 +110,9 @@ uint64_t os_bell_identity(int fd);
  * others_read_only, every mapping made after this one can only be read. */
 int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
                   void **memory);
+
+/* Makes it of bytes that do not change any more; not mapped here. */
+int os_shared_of_bytes(const char *name, const void *bytes, size_t size, int *fd);
 
 /* Maps what a peer made; checks that it is at least size bytes. */
 int os_shared_map(int fd, size_t size, bool writable, void **memory);

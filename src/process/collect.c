@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/interrupt.h"
 #include "core/task.h"
 #include "process/pool.h"
 
@@ -311,7 +312,7 @@ static void collect_others(process_pool *pool) {
 }
 
 /* One round of the leader's wait; word is the future's, seen before its place was checked.
- * ETIMEDOUT, ENOSYS, or 0 to look again. */
+ * ETIMEDOUT, ENOSYS, EINTR, or 0 to look again. */
 static int lead_once(process_worker *worker, pebble_future *future, uint64_t sequence,
                      uint32_t word, int64_t deadline_ns) {
     if (collect_turn(worker) || future_ended(future))
@@ -349,7 +350,7 @@ static int lead(process_worker *worker, pebble_future *future, int64_t deadline_
         if ((word & FUTURE_ENDED) != 0 || !is_with(worker, future, &sequence))
             break;
         error = lead_once(worker, future, sequence, word, deadline_ns);
-        if (error == ETIMEDOUT || error == ENOSYS)
+        if (error == ETIMEDOUT || error == ENOSYS || interrupt_ends_wait(error))
             break;
         error = 0;
         /* Not only the sleep: a worker may keep this thread from it. */
@@ -409,13 +410,13 @@ pebble_error process_pool_wait(pebble_pool *base, pebble_future *future,
             collect_others(pool);
             if (future_ended(future))
                 break;
-            return future_sleep(future, deadline_ns) ? PEBBLE_OK : PEBBLE_ERR_TIMEOUT;
+            return future_wait_error(future_sleep(future, deadline_ns));
         }
         int error = lead(worker, future, deadline_ns);
         worker_unref(worker);
         may_lead = error != ENOSYS;
-        if (error == ETIMEDOUT)
-            return future_ended(future) ? PEBBLE_OK : PEBBLE_ERR_TIMEOUT;
+        if (error == ETIMEDOUT || error == EINTR)
+            return future_ended(future) ? PEBBLE_OK : future_wait_error(error);
     }
     return PEBBLE_OK;
 }

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/fork.h"
@@ -33,6 +35,43 @@ static void keep_from_children(int fd) {
     fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
+/* ---- The pool's data ---- */
+
+void executed_pass_data(int data_fd) {
+    char text[16];
+    if (data_fd < 0)
+        return;
+    fcntl(data_fd, F_SETFD, 0);
+    snprintf(text, sizeof text, "%d", data_fd);
+    executed_set(EXECUTED_DATA, text);
+}
+
+static const void *data;
+static size_t data_size;
+
+/* Forked workers inherit the mapping. */
+static void map_data(void) {
+    const char *text = getenv(EXECUTED_DATA);
+    struct stat status;
+    if (data != NULL || text == NULL)
+        return;
+    int fd = atoi(text);
+    unsetenv(EXECUTED_DATA);
+    if (fstat(fd, &status) == 0 && status.st_size > 0) {
+        void *mapped = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        data = mapped != MAP_FAILED ? mapped : NULL;
+        data_size = data != NULL ? (size_t)status.st_size : 0;
+    }
+    close(fd);
+}
+
+const void *pebble_worker_data(size_t *size) {
+    map_data();
+    if (size != NULL)
+        *size = data_size;
+    return data;
+}
+
 static _Noreturn void serve_as_worker(const char *text, const pebble_hooks *hooks) {
     worker_setup setup = {.hooks = hooks};
     int parent_pid, name_at = 0;
@@ -50,7 +89,7 @@ static _Noreturn void serve_as_worker(const char *text, const pebble_hooks *hook
 }
 
 static _Noreturn void serve_as_zygote(const char *text, const pebble_hooks *hooks) {
-    zygote_setup setup = {.hooks = hooks};
+    zygote_setup setup = {.hooks = hooks, .data_fd = -1};
     int program_pid;
     if (sscanf(text, "%d %d", &setup.control_fd, &program_pid) != 2)
         _exit(EXIT_FAILURE);
@@ -67,7 +106,8 @@ void pebble_worker_main_hooks(const pebble_hooks *hooks) {
         return;
     if (hooks == NULL)
         hooks = &no_hooks;
-    if (hooks->struct_size < sizeof *hooks) {
+    map_data();
+    if (hooks->struct_size < offsetof(pebble_hooks, worker_idle)) {
         fprintf(stderr, "pebble_worker_main_hooks: hooks->struct_size is wrong\n");
         _exit(EXIT_FAILURE);
     }

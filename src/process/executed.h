@@ -6,6 +6,12 @@
 #define EXECUTED_WORKER "PEBBLE_INTERNAL_WORKER"
 #define EXECUTED_ZYGOTE "PEBBLE_INTERNAL_ZYGOTE"
 
+/* The number of the descriptor with the pool's worker_data. */
+#define EXECUTED_DATA "PEBBLE_INTERNAL_DATA"
+
+/* In the child of a fork: what it executes will inherit the data. -1: there are none. */
+void executed_pass_data(int data_fd);
+
 /* Adds a variable to the environment of what this process, the child of a fork, will execute. Not
  * by setenv(): a thread of the parent may have held its lock at the fork. */
 void executed_set(const char *name, const char *value);

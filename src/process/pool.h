@@ -157,6 +157,7 @@ struct process_pool {
     int zygote_fd, zygote_process_fd; /* its socket and its pidfd; -1: none */
     bool zygote_answered;             /* it has started a worker */
     int64_t zygote_asked_ns;          /* when it was asked to end; 0: it was not */
+    int zygote_error;                 /* errno: it could not be started aside */
     bool zygote_watched;
     supervisor_source zygote_socket;
     supervisor_source zygote_process;
@@ -325,6 +326,12 @@ process_worker *worker_by_number(process_pool *pool, uint32_t number);
 /* Forks or executes the pool's zygote. In a thread that schedules, or the supervisor's; no locks;
  * zygote_state is STARTING. 0 or an errno value. */
 int zygote_start(process_pool *pool);
+
+/* True if that may block for long: then not in the supervisor's thread. */
+bool zygote_start_may_block(const process_pool *pool);
+
+/* The same in a thread of its own; an errno value if that cannot be. No locks. */
+int zygote_start_aside(process_pool *pool);
 
 /* Has the supervisor hear the zygote, if it does not yet. Supervisor's thread, under the lock. An
  * errno value: the zygote has been given up. */

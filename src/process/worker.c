@@ -88,6 +88,8 @@ static void map_channel(const worker_setup *setup, worker_end *end) {
     close(setup->fds[WORKER_FD_UP]);
     /* A child that the worker forks must not ring or write in its name. */
     worker_end_init(end, down, up, setup->fds[WORKER_FD_BELL]);
+    end->idle = pool_idle_hook(setup->hooks);
+    end->idle_context = setup->hooks->context;
     atomic_store_explicit(&end->up->pid, getpid(), memory_order_relaxed);
     os_fd_register(setup->fds[WORKER_FD_BELL]);
 }
@@ -169,7 +171,7 @@ void worker_run(const worker_setup *setup) {
     _exit(EXIT_SUCCESS); /* the program's exit handlers are the program's */
 }
 
-void worker_execute(const worker_setup *setup, char *const *command) {
+void worker_execute(const worker_setup *setup, char *const *command, int data_fd) {
     char text[128];
     sigset_t none;
     for (int i = 0; i < WORKER_FDS; i++)
@@ -178,6 +180,7 @@ void worker_execute(const worker_setup *setup, char *const *command) {
              (int)setup->parent_pid, setup->fds[WORKER_FD_DOWN], setup->fds[WORKER_FD_UP],
              setup->fds[WORKER_FD_BELL], setup->name);
     executed_set(EXECUTED_WORKER, text);
+    executed_pass_data(data_fd);
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* survives the execution */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -17,6 +17,7 @@ typedef struct worker_setup {
 _Noreturn void worker_run(const worker_setup *setup);
 
 /* In the child of the zygote's fork: executes the command as a worker. */
-_Noreturn void worker_execute(const worker_setup *setup, char *const *command);
+_Noreturn void worker_execute(const worker_setup *setup, char *const *command,
+                              int data_fd);
 
 #endif

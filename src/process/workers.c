@@ -375,14 +375,17 @@ static int start_workers(process_pool *pool) {
 static int renew_zygote(process_pool *pool) {
     if (pool->zygote_state == ZYGOTE_RUNS)
         return zygote_watch(pool);
-    if (pool->zygote_state != ZYGOTE_NONE || pool->pending == NULL ||
+    int error = pool->zygote_error;
+    pool->zygote_error = 0;
+    if (error != 0 || pool->zygote_state != ZYGOTE_NONE || pool->pending == NULL ||
         pool->retry.deadline_ns != OS_NO_DEADLINE)
-        return 0;
+        return error;
+    bool aside = zygote_start_may_block(pool);
     pool->zygote_state = ZYGOTE_STARTING;
     pthread_mutex_unlock(&pool->base.lock);
-    int error = zygote_start(pool);
+    error = aside ? zygote_start_aside(pool) : zygote_start(pool);
     pthread_mutex_lock(&pool->base.lock);
-    return error != 0 ? error : zygote_watch(pool);
+    return error != 0 || aside ? error : zygote_watch(pool);
 }
 
 static void start(process_pool *pool, ended_list *list) {

@@ -103,7 +103,7 @@ static pid_t fork_worker(zygote_state *zygote, const zygote_request *request,
     pid_t pid = fork();
     int error = errno;
     if (pid == 0 && executes)
-        worker_execute(&setup, zygote->setup->spawn_command);
+        worker_execute(&setup, zygote->setup->spawn_command, zygote->setup->data_fd);
     if (pid == 0)
         worker_run(&setup);
     if (!executes)

@@ -52,6 +52,7 @@ typedef struct zygote_setup {
     pid_t program_pid; /* its parent, with which it ends */
     const pebble_hooks *hooks;
     char *const *spawn_command; /* not NULL: each worker executes this */
+    int data_fd;                /* spawn: what executed workers inherit; -1: none */
 } zygote_setup;
 
 /* Serves the program until that ends or closes the socket. */

@@ -1,7 +1,8 @@
 /* The program's side of its zygote: bringing it about, asking it, hearing it.
  *
  * ZYGOTE_NONE → STARTING → RUNS → NONE (lost). Whoever sets STARTING, under the pool's lock, starts
- * it; the rest happens in the supervisor's thread, except asking to kill, which is one message
+ * it: the thread that schedules the first task, later the supervisor, or, where hooks around the fork
+ * may block, a thread of its own (pool->zygote_error is its failure). The rest happens in the supervisor's thread, except asking to kill, which is one message
  * under the pool's lock.
  *
  * Where there are no pidfds (under valgrind; a system call filter), the end of the socket stands for
@@ -12,6 +13,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdio_ext.h>
@@ -41,23 +43,30 @@ static char *const *command_of(process_pool *pool, char *program[3]) {
     return program;
 }
 
-/* Spawned workers get nothing of the program but its standard streams. */
-static void close_others(int keep_fd) {
-    if ((keep_fd == 3 || syscall(SYS_close_range, 3, keep_fd - 1, 0) == 0) &&
-        syscall(SYS_close_range, keep_fd + 1, ~0U, 0) == 0)
+/* Closes the descriptors from first to last. */
+static void close_range_of(int first, int last) {
+    if (first > last || syscall(SYS_close_range, first, last, 0) == 0)
         return;
     int end = (int)sysconf(_SC_OPEN_MAX); /* a filter does not know the call */
-    for (int fd = 3; fd < end; fd++) {
-        if (fd != keep_fd)
-            close(fd);
-    }
+    for (int fd = first; fd <= last && fd < end; fd++)
+        close(fd);
 }
 
-static _Noreturn void execute_zygote(int control_fd, pid_t program_pid,
+/* Spawned workers get nothing of the program but its standard streams. */
+static void close_others(int keep_fd, int data_fd) {
+    int low = data_fd >= 0 && data_fd < keep_fd ? data_fd : keep_fd;
+    int high = data_fd > keep_fd ? data_fd : keep_fd;
+    close_range_of(3, low - 1);
+    close_range_of(low + 1, high - 1);
+    close_range_of(high + 1, INT_MAX);
+}
+
+static _Noreturn void execute_zygote(int control_fd, int data_fd, pid_t program_pid,
                                      char *const *command) {
     char text[64];
     sigset_t none;
-    close_others(control_fd);
+    close_others(control_fd, data_fd);
+    executed_pass_data(data_fd);
     snprintf(text, sizeof text, "%d %d", control_fd, (int)program_pid);
     fcntl(control_fd, F_SETFD, 0);
     executed_set(EXECUTED_ZYGOTE, text);
@@ -77,11 +86,14 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
     __fpurge(stderr);
     zygote_reset_signals();
     if (settings->start_method == PEBBLE_START_FORKSERVER)
-        execute_zygote(control_fd, program_pid, command_of(pool, program));
-    setup = (zygote_setup){.control_fd = control_fd, .program_pid = program_pid};
+        execute_zygote(control_fd, settings->worker_data_fd, program_pid,
+                       command_of(pool, program));
+    setup = (zygote_setup){
+        .control_fd = control_fd, .program_pid = program_pid, .data_fd = -1};
     if (settings->start_method == PEBBLE_START_SPAWN) {
         setup.spawn_command = command_of(pool, program);
-        close_others(control_fd);
+        setup.data_fd = settings->worker_data_fd;
+        close_others(control_fd, setup.data_fd);
     } else {
         setup.hooks = settings->hooks;
         if (setup.hooks != NULL && setup.hooks->after_fork_child != NULL)
@@ -117,7 +129,11 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
     }
     function_table_note_fork(&pool->functions);
     pthread_once(&prepared, prepare_crash_handler);
+    bool passes_data = pool->base.settings.start_method != PEBBLE_START_FORK &&
+                       pool->base.settings.worker_data_fd >= 0;
     os_fd_forget(control_fd); /* the child keeps it */
+    if (passes_data)
+        os_fd_forget(pool->base.settings.worker_data_fd);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     run_hook(pool, true);
@@ -126,6 +142,8 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
     if (pid == 0)
         be_zygote(pool, control_fd, program_pid);
     run_hook(pool, false);
+    if (passes_data)
+        os_fd_register(pool->base.settings.worker_data_fd);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = error;
     return pid;
@@ -145,7 +163,8 @@ static void abandon(pid_t pid, int socket_fd, int process_fd) {
     os_fd_close(process_fd);
 }
 
-int zygote_start(process_pool *pool) {
+/* aside: in a thread of its own, whose failure the supervisor finds in the pool. */
+static int start_zygote(process_pool *pool, bool aside) {
     int fds[2] = {-1, -1}, process_fd = -1;
     pid_t pid = -1;
     int error = os_message_pair(fds);
@@ -169,9 +188,39 @@ int zygote_start(process_pool *pool) {
         pool->zygote_answered = false;
     }
     pool->zygote_state = error == 0 ? ZYGOTE_RUNS : ZYGOTE_NONE;
+    if (aside)
+        pool->zygote_error = error;
     pool_attend_soon(pool);
     pthread_mutex_unlock(&pool->base.lock);
     return error;
+}
+
+int zygote_start(process_pool *pool) {
+    return start_zygote(pool, false);
+}
+
+static void start_aside(void *context) {
+    process_pool *pool = context;
+    start_zygote(pool, true);
+    pool_unref(&pool->base);
+}
+
+int zygote_start_aside(process_pool *pool) {
+    pool_ref(&pool->base);
+    int error = os_thread_start(start_aside, pool, "pebble-fork");
+    if (error != 0) {
+        pthread_mutex_lock(&pool->base.lock);
+        pool->zygote_state = ZYGOTE_NONE;
+        pthread_mutex_unlock(&pool->base.lock);
+        pool_unref(&pool->base);
+    }
+    return error;
+}
+
+bool zygote_start_may_block(const process_pool *pool) {
+    const pebble_hooks *hooks = pool->base.settings.hooks;
+    return hooks != NULL && pool->base.settings.start_method == PEBBLE_START_FORK &&
+           (hooks->before_fork != NULL || hooks->after_fork_parent != NULL);
 }
 
 int zygote_watch(process_pool *pool) {

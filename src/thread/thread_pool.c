@@ -55,6 +55,7 @@ typedef struct thread_worker {
     thread_pool *pool;
     struct thread_worker *next;
     unsigned number;
+    char name[16];
     _Atomic uint64_t tasks_done; /* written by its thread, as all that follows */
     _Atomic(pebble_future *) running;
     bool initializing, initialized;
@@ -338,19 +339,29 @@ static void initializer_ended(thread_worker *worker, int code, const char *reaso
 
 static void initialize(thread_worker *worker) {
     const pool_settings *settings = &worker->pool->base.settings;
-    char reason[128];
-    int code = 0;
+    char reason[TASK_MESSAGE_SIZE + 32];
     worker->initializing = true;
+    task_reset(&worker->task);
     if (settings->initializer != NULL)
-        code = settings->initializer(settings->initializer_input,
-                                     settings->initializer_input_size);
+        task_run(&worker->task, TASK_INITIALIZER,
+                 (pebble_function)(void (*)(void))settings->initializer,
+                 settings->initializer_input, settings->initializer_input_size);
     leave_if_forked(worker->pool);
-    snprintf(reason, sizeof reason, "the initializer failed: it returned %d", code);
-    initializer_ended(worker, code, code == 0 ? NULL : reason);
+    snprintf(reason, sizeof reason, "the initializer failed: %s", worker->task.message);
+    initializer_ended(worker, worker->task.code, worker->task.failed ? reason : NULL);
+}
+
+/* Without the lock: it may run anything. */
+static void call_idle_hook(const thread_pool *pool) {
+    const pebble_hooks *hooks = pool->base.settings.hooks;
+    void (*idle)(void *) = pool_idle_hook(hooks);
+    if (idle != NULL)
+        idle(hooks->context);
 }
 
 /* Looks for work a little before it sleeps; the only one that does. Without the lock. */
 static void spin(thread_pool *pool) {
+    call_idle_hook(pool);
     int64_t until_ns = os_now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPIN_ROUNDS && !has_incoming(pool); i++)
@@ -374,6 +385,7 @@ static void sleep_idle(thread_pool *pool) {
     atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
     if (!has_incoming(pool)) {
         pthread_mutex_unlock(&pool->base.lock);
+        call_idle_hook(pool);
         while (atomic_load(&pool->wakes) == wakes)
             os_futex_wait(&pool->wakes, wakes, OS_NO_DEADLINE);
         pthread_mutex_lock(&pool->base.lock);
@@ -508,30 +520,35 @@ static void thread_ended(void *context) {
 
 static void thread_main(void *context) {
     thread_worker *worker = context;
+    const pebble_hooks *hooks = worker->pool->base.settings.hooks;
     pebble_future *future;
     pool_here = worker->pool;
     task_init_growing(&worker->task);
     pthread_cleanup_push(thread_ended, worker);
+    if (hooks != NULL && hooks->worker_start != NULL)
+        hooks->worker_start(hooks->context, worker->name);
     initialize(worker);
     while ((future = next_task(worker)) != NULL)
         run_task(worker, future);
+    if (hooks != NULL && hooks->worker_end != NULL)
+        hooks->worker_end(hooks->context);
     pthread_cleanup_pop(1);
 }
 
 static int start_thread_locked(thread_pool *pool) {
-    char name[16];
     thread_worker *worker = os_alloc(sizeof *worker);
     if (worker == NULL)
         return ENOMEM;
     memset(worker, 0, sizeof *worker);
     worker->pool = pool;
     worker->number = ++pool->last_number;
-    pool_worker_name(&pool->base.settings, worker->number, name, sizeof name);
+    pool_worker_name(&pool->base.settings, worker->number, worker->name,
+                     sizeof worker->name);
     worker->next = pool->workers;
     pool->workers = worker;
     atomic_fetch_add(&pool->threads, 1);
     pool_ref(&pool->base);
-    int error = os_thread_start_for_user(thread_main, worker, name);
+    int error = os_thread_start_for_user(thread_main, worker, worker->name);
     if (error != 0) {
         remove_worker(worker);
         atomic_fetch_sub(&pool->threads, 1);
@@ -632,7 +649,7 @@ static pebble_error wait_for(pebble_pool *base, pebble_future *future,
                 os_spin_pause();
         } while (!future_ended(future) && os_now_ns() < until_ns);
     }
-    return future_sleep(future, deadline_ns) ? PEBBLE_OK : PEBBLE_ERR_TIMEOUT;
+    return future_wait_error(future_sleep(future, deadline_ns));
 }
 
 static void nothing(pebble_pool *base, pebble_future *future) {

@@ -176,7 +176,7 @@ def foreign_threads():
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request):
+def nothing_left_behind():
     child_count, threads_before = count_children(), foreign_threads()
     yield
     assert eventually(lambda: count_children() <= child_count), [

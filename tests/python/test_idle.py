@@ -45,9 +45,10 @@ def assert_idle():
 
 
 def test_idle_pools():
-    with ProcessPool(max_workers=2) as processes, ThreadPool(
-        max_workers=2
-    ) as pool_of_threads:
+    with (
+        ProcessPool(max_workers=2) as processes,
+        ThreadPool(max_workers=2) as pool_of_threads,
+    ):
         for pool in processes, pool_of_threads:
             assert list(pool.map(tasks.value, range(100)).result()) == list(range(100))
         assert children()
@@ -74,9 +75,10 @@ def test_everything_waits(waiters, make_flag, release):
     watched, ended = queue.Queue(), threading.Event()
     lasting = threading.Thread(target=ended.wait)
     lasting.start()
-    with ProcessPool(max_workers=2) as processes, ThreadPool(
-        max_workers=1
-    ) as pool_of_threads:
+    with (
+        ProcessPool(max_workers=2) as processes,
+        ThreadPool(max_workers=1) as pool_of_threads,
+    ):
         timed = processes.schedule(tasks.hold, args=(flags[0], release), timeout=60)
         mapped = processes.map(tasks.hold, [flags[1]], [release], timeout=60)
         queued = processes.schedule(int)

@@ -185,7 +185,9 @@ def state():
 
 
 def assert_no_growth(operation, pool, times, objects, blocks):
-    """After `times` more there are not even that many objects more, let alone one for each."""
+    """After `times` more there are not even that many objects more, let alone one for each. A leak
+    shows in every round; what threads and caches do does not.
+    """
 
     def repeat(count):
         for _ in range(count):
@@ -197,17 +199,21 @@ def assert_no_growth(operation, pool, times, objects, blocks):
         grown.update({name: after[name] - before[name] for name in before})
         return all(grown[name] <= allowed[name] for name in before)
 
-    repeat(max(times // 4, 2))
-    before, grown = state(), {}
-    # A worker may be in replacement; containers grow by jumps.
+    # A worker may be in replacement.
     allowed = dict(descriptors=4, children=0, threads=1, objects=objects, blocks=blocks)
-    repeat(times)
-    assert eventually(has_not_grown), grown
+    grown = {}
+    repeat(max(times // 4, 2))
+    for _ in range(3):
+        before = state()
+        repeat(times)
+        if eventually(has_not_grown, timeout=2):
+            return
+    pytest.fail(str(grown))
 
 
 @pytest.mark.parametrize("operation", QUICK)
 def test_quick(any_pool, operation):
-    assert_no_growth(QUICK[operation], any_pool, times=200, objects=40, blocks=190)
+    assert_no_growth(QUICK[operation], any_pool, times=200, objects=40, blocks=150)
 
 
 @pytest.mark.parametrize("operation", SLOW)

@@ -26,17 +26,48 @@ static struct timespec timespec_of(int64_t ns) {
                              .tv_nsec = ns % 1000000000};
 }
 
-static int wait_result(long result) {
-    return result < 0 && (errno == ETIMEDOUT || errno == EINTR || errno == ENOSYS) ? errno
-                                                                                   : 0;
+static _Thread_local const _Atomic uint32_t *interrupt;
+
+void os_futex_set_interrupt(const _Atomic uint32_t *word) {
+    interrupt = word;
+}
+
+static struct waitv_entry entry_of(const _Atomic uint32_t *word, uint32_t expected,
+                                   bool is_private) {
+    return (struct waitv_entry){expected, (uintptr_t)word,
+                                WAITV_SIZE_U32 | (is_private ? WAITV_PRIVATE : 0), 0};
+}
+
+/* Sleeps on all of the words, of which there is room for one more. */
+static int wait_for_any(struct waitv_entry *entries, unsigned count, int64_t deadline_ns) {
+    struct timespec deadline = timespec_of(deadline_ns);
+    if (interrupt != NULL)
+        entries[count++] = entry_of(interrupt, 0, true);
+    long result =
+        syscall(SYS_futex_waitv, entries, count, 0,
+                deadline_ns == OS_NO_DEADLINE ? NULL : &deadline, CLOCK_MONOTONIC);
+    int error = errno;
+    if (interrupt != NULL && atomic_load(interrupt) != 0)
+        return EINTR;
+    if (result >= 0 || error == EAGAIN)
+        return 0;
+    /* Whatever else keeps this call from us (a filter may say EPERM), we do without it. */
+    return error == ETIMEDOUT || error == EINTR ? error : ENOSYS;
 }
 
 static int futex_wait(const _Atomic uint32_t *word, uint32_t expected,
                       int64_t deadline_ns, int private_flag) {
     struct timespec deadline = timespec_of(deadline_ns);
-    return wait_result(syscall(SYS_futex, word, FUTEX_WAIT_BITSET | private_flag,
-                               expected, deadline_ns == OS_NO_DEADLINE ? NULL : &deadline,
-                               NULL, FUTEX_BITSET_MATCH_ANY));
+    if (interrupt != NULL) {
+        struct waitv_entry entries[2] = {entry_of(word, expected, private_flag != 0)};
+        int error = wait_for_any(entries, 1, deadline_ns);
+        if (error != ENOSYS)
+            return error;
+    }
+    long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET | private_flag, expected,
+                          deadline_ns == OS_NO_DEADLINE ? NULL : &deadline, NULL,
+                          FUTEX_BITSET_MATCH_ANY);
+    return result < 0 && (errno == ETIMEDOUT || errno == EINTR) ? errno : 0;
 }
 
 int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns) {
@@ -59,16 +90,7 @@ int os_futex_wake_shared(const _Atomic uint32_t *word, int count) {
 int os_futex_wait_both(const _Atomic uint32_t *private_word, uint32_t private_expected,
                        const _Atomic uint32_t *shared_word, uint32_t shared_expected,
                        int64_t deadline_ns) {
-    struct timespec deadline = timespec_of(deadline_ns);
-    struct waitv_entry entries[2] = {
-        {private_expected, (uintptr_t)private_word, WAITV_SIZE_U32 | WAITV_PRIVATE, 0},
-        {shared_expected, (uintptr_t)shared_word, WAITV_SIZE_U32, 0},
-    };
-    long result =
-        syscall(SYS_futex_waitv, entries, 2, 0,
-                deadline_ns == OS_NO_DEADLINE ? NULL : &deadline, CLOCK_MONOTONIC);
-    if (result >= 0 || errno == EAGAIN)
-        return 0;
-    /* Whatever else keeps this call from us (a filter may say EPERM), we do without it. */
-    return errno == ETIMEDOUT || errno == EINTR ? errno : ENOSYS;
+    struct waitv_entry entries[3] = {entry_of(private_word, private_expected, true),
+                                     entry_of(shared_word, shared_expected, false)};
+    return wait_for_any(entries, 2, deadline_ns);
 }

@@ -53,6 +53,31 @@ int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
     return 0;
 }
 
+int os_shared_of_bytes(const char *name, const void *bytes, size_t size, int *fd) {
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+    if (os_fault_hits(OS_FAULT_SHARED))
+        return ENOMEM;
+    int made = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (made < 0)
+        return errno;
+    os_fd_register(made);
+    int error = 0;
+    for (size_t at = 0; at < size && error == 0;) {
+        ssize_t written = write(made, (const char *)bytes + at, size - at);
+        if (written >= 0)
+            at += (size_t)written;
+        else if (errno != EINTR)
+            error = errno;
+    }
+    if (error == 0 && fcntl(made, F_ADD_SEALS, seals) != 0)
+        error = errno;
+    if (error != 0)
+        os_fd_close(made);
+    else
+        *fd = made;
+    return error;
+}
+
 int os_shared_map(int fd, size_t size, bool writable, void **memory) {
     struct stat status;
     if (fstat(fd, &status) != 0)

@@ -1,0 +1,187 @@
+"""What a worker does in Python before, between and after its tasks; called by the engine.
+
+A worker process looks like one of multiprocessing: it does here what Process._bootstrap() does
+there.
+"""
+
+import atexit
+import itertools
+import multiprocessing
+import multiprocessing.process
+import multiprocessing.spawn
+import multiprocessing.util
+import os
+import pickle
+import sys
+import threading
+import traceback
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from pebble import _engine
+
+_program: Tuple[int, str] = (os.getpid(), "MainProcess")
+"""Process id and name of the program; in a worker it stays what it was before the fork."""
+
+
+def note_program() -> None:
+    """In the program, when it makes a pool whose workers are forked."""
+    global _program
+    _program = (os.getpid(), multiprocessing.process.current_process().name)
+
+
+# ---- Processes
+
+
+def start_process(name: str) -> None:
+    """In a new worker."""
+    pid, program_name = _program
+    module: Any = multiprocessing.process
+    worker = multiprocessing.process.BaseProcess(name=name, daemon=False)
+    worker._parent_pid = os.getppid()  # type: ignore[attr-defined]
+    module._process_counter = itertools.count(1)
+    module._children = set()
+    multiprocessing.util._close_stdin()  # type: ignore[attr-defined]
+    module._current_process = worker
+    module._parent_process = module._ParentProcess(program_name, pid, _sentinel(pid))
+    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]
+
+
+def _sentinel(pid: int) -> Optional[int]:
+    """What parent_process().join() waits for."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def rename_process(name: str) -> None:
+    multiprocessing.process.current_process().name = name
+
+
+def end_process() -> None:
+    """In a worker that ends in order."""
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]
+    threading._shutdown()  # type: ignore[attr-defined]
+    multiprocessing.util._flush_std_streams()  # type: ignore[attr-defined]
+
+
+def end_executed() -> None:
+    """The same, where the worker is an interpreter of its own (spawn)."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()  # multiprocessing's own among them
+    multiprocessing.util._flush_std_streams()  # type: ignore[attr-defined]
+
+
+def call_decorated(
+    module: str,
+    path: str,
+    name: Optional[str],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+) -> Any:
+    """Calls the function that concurrent.process decorates under this name."""
+    if name is not None:
+        rename_process(name)
+    return find_decorated(module, path)(*args, **kwargs)
+
+
+def call_named(
+    function: Callable[..., Any],
+    name: Optional[str],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+) -> Any:
+    if name is not None:
+        rename_process(name)
+    return function(*args, **kwargs)
+
+
+def find_decorated(module: str, path: str, wrapper: Any = None) -> Callable[..., Any]:
+    """The function below the decorator, under whatever other decorators; LookupError if the name is
+    not of a decorated function, or of another than wrapper."""
+    __import__(module)
+    found: Any = sys.modules[module]
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    while found is not None:
+        if getattr(found, "_pebble_decorated", False) and wrapper in (None, found):
+            function: Callable[..., Any] = found.__wrapped__
+            return function
+        found = getattr(found, "__func__", None) or getattr(found, "__wrapped__", None)
+    raise LookupError(f"{module}.{path} is not a decorated function")
+
+
+def main() -> None:
+    """What an executed process runs: it becomes like the program, then serves the pool."""
+    global _program
+    data = _engine.worker_data()
+    if data is None:
+        raise SystemExit("pebble: this module is not to be run")
+    pid, name, preparation = pickle.loads(data)
+    _program = (pid, name)
+    _engine.serve(_prepare(preparation), preparation["start_method"] == "spawn")
+
+
+def _prepare(preparation: Dict[str, Any]) -> Optional[str]:
+    """Imports `__main__` and so on. What went wrong, or None."""
+    process: Any = multiprocessing.process.current_process()
+    process._inheriting = True
+    try:
+        multiprocessing.spawn.prepare(preparation)
+    except BaseException:
+        return _end_of(traceback.format_exc())
+    finally:
+        del process._inheriting
+    return None
+
+
+def _end_of(text: str) -> str:
+    """The last lines, which say why: no more of them than the engine keeps."""
+    lines = text.splitlines(keepends=True)
+    while len("".join(lines).encode()) > 950 and len(lines) > 1:
+        del lines[0]
+    return "the main module could not be imported in the worker: " + "".join(lines)
+
+
+# ---- Threads
+
+
+class _PoolThread(threading._DummyThread):  # type: ignore[name-defined,misc]
+    """What threading.current_thread() is in a thread that the engine has started."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._ended = threading.Event()
+
+    def is_alive(self) -> bool:
+        return not self._ended.is_set()
+
+    def join(self, timeout: Optional[float] = None) -> None:
+        self._ended.wait(timeout)
+
+    def end(self) -> None:
+        threads: Any = threading
+        with threads._active_limbo_lock:
+            threads._active.pop(self.ident, None)
+        self._ended.set()
+
+
+def start_thread(name: str) -> None:
+    """In a new thread of a thread pool: makes it known to `threading`."""
+    _PoolThread(name)
+
+
+def call_in_thread(
+    function: Callable[..., Any], name: str, args: Tuple[Any, ...], kwargs: Dict[str, Any]
+) -> Any:
+    """Calls a function in a thread whose name the engine has cut."""
+    threading.current_thread().name = name
+    return function(*args, **kwargs)
+
+
+def end_thread() -> None:
+    thread = threading.current_thread()
+    if isinstance(thread, _PoolThread):
+        thread.end()

@@ -1,0 +1,35 @@
+#include "deferred.h"
+
+#include <stdatomic.h>
+
+#include "interpreter.h"
+
+static _Atomic(deferred *) list;
+
+static int drain_pending(void *context) {
+    (void)context;
+    deferred_drain();
+    return 0;
+}
+
+void deferred_push(void *context) {
+    deferred *entry = context;
+    deferred *head = atomic_load_explicit(&list, memory_order_relaxed);
+    do
+        entry->next = head;
+    while (!atomic_compare_exchange_weak_explicit(
+        &list, &head, entry, memory_order_release, memory_order_relaxed));
+    if (head == NULL && !interpreter_is_ending() && !PyGILState_Check())
+        Py_AddPendingCall(drain_pending, NULL);
+}
+
+void deferred_drain(void) {
+    if (atomic_load_explicit(&list, memory_order_relaxed) == NULL)
+        return;
+    deferred *entry = atomic_exchange_explicit(&list, NULL, memory_order_acquire);
+    while (entry != NULL) {
+        deferred *next = entry->next;
+        Py_DECREF(entry->object);
+        entry = next;
+    }
+}

@@ -1,0 +1,56 @@
+/* Futures: the base of pebble.ProcessFuture and of what thread pools give, which inherit from this
+ * type and from concurrent.futures.Future. */
+#ifndef PEBBLE_PYTHON_FUTURE_H
+#define PEBBLE_PYTHON_FUTURE_H
+
+#include "deferred.h"
+#include "engine.h"
+#include "outcome.h"
+
+typedef enum future_kind {
+    FUTURE_PLAIN, /* made by a user: concurrent.futures.Future's methods do all */
+    FUTURE_TASK,
+    FUTURE_MAP /* a map_future, see map.h */
+} future_kind;
+
+typedef struct future_object {
+    PyObject_HEAD uint8_t kind;
+    bool in_thread; /* TASK: of a thread pool, which leaves the outcome here before the end */
+    bool known;     /* TASK: outcome or was_cancelled is final */
+    bool was_cancelled;
+    bool cancel_accepted; /* cancel() returned True */
+    bool marked_running;  /* set_running_or_notify_cancel() returned True */
+    bool watched;         /* the engine will call back at the end */
+    bool announced;       /* waiters and callbacks have been told, or are being told */
+    bool told; /* _state tells of the end; with a condition it changes under that */
+    pid_t pid; /* once known */
+    pebble_future *engine; /* NULL once it is known, and if it never ran */
+    outcome outcome;
+    PyObject *function, *args,
+        *kwargs; /* threads: the call, until it runs. args alone: the call
+                                           that a forked process inherits */
+    PyObject *condition, *waiters, *callbacks; /* made when they are asked for */
+    PyObject *state;                           /* PLAIN: as concurrent.futures sets it */
+    deferred deferred; /* the task's reference, where its input is this object's */
+} future_object;
+
+extern PyType_Spec future_spec;
+
+/* For subtypes. */
+int future_traverse(PyObject *self, visitproc visit, void *arg);
+int future_clear(PyObject *self);
+
+/* A future of a task; takes the engine's. NULL with an exception. */
+future_object *task_future_new(PyTypeObject *type, pebble_future *engine);
+
+/* A future that has ended with the exception that is set. NULL with an exception: that one must not be
+ * kept from the caller (KeyboardInterrupt). */
+PyObject *task_future_new_failed(PyTypeObject *type);
+
+/* Waits for the engine's future, interruptibly. 1: ended, 0: deadline, -1 with an exception. */
+int engine_wait(pebble_future *engine, int64_t deadline_ns);
+
+/* Everything has ended: tells waiters, then callbacks. Any thread, with the GIL. */
+void future_announce(future_object *self);
+
+#endif

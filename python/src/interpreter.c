@@ -1,0 +1,271 @@
+/* A worker takes the GIL with its first task and gives it up when it is idle, not between two tasks:
+ * handing it over costs more than a short task. Its thread state is kept for as long as the worker
+ * lives, so that threading.local works.
+ *
+ * Forks. The program → its zygote → the workers; each is a fork of a Python process, so the handlers
+ * of os.register_at_fork() run around both. The zygote runs no other Python code; its one thread has
+ * the GIL for good.
+ *
+ * Ctrl-C. Only the main thread acts on signals. A signal that comes between its last look and its sleep
+ * would be lost until something else wakes it (giving up the GIL may take long): so a handler of ours,
+ * before Python's, sets a word that the engine sleeps on, too. And one that comes to another thread is
+ * sent on to the main thread, which may wait in Python's own way.
+ *
+ * Exit. atexit sets `ending`; whoever comes later leaves Python alone. A thread that already waits
+ * for the GIL then is ended by the interpreter (pthread_exit), which the engine copes with.
+ */
+#include "interpreter.h"
+
+#include <malloc.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "deferred.h"
+
+static atomic_bool ending;
+
+static _Thread_local bool is_thread_worker;
+static _Thread_local PyThreadState *parked;     /* a worker that does not have the GIL */
+static _Thread_local PyGILState_STATE attached; /* a thread worker's */
+static _Thread_local PyGILState_STATE forking;
+
+static bool is_process_worker; /* one thread writes it, at its start */
+static bool has_printed;
+static bool is_executed_each; /* start method spawn */
+static const char *problem_text;
+
+bool interpreter_is_ending(void) {
+    return atomic_load(&ending);
+}
+
+void interpreter_set_ending(void) {
+    atomic_store(&ending, true);
+}
+
+/* ---- Output ---- */
+
+static void flush_stream(const char *name) {
+    PyObject *stream = PySys_GetObject(name);
+    if (stream == NULL || stream == Py_None)
+        return;
+    Py_INCREF(stream);
+    PyObject *done = PyObject_CallMethodNoArgs(stream, names.str_flush);
+    if (done == NULL)
+        PyErr_Clear();
+    Py_XDECREF(done);
+    Py_DECREF(stream);
+}
+
+void worker_note_output(void) {
+    has_printed = true;
+}
+
+void worker_flush(void) {
+    has_printed = false;
+    flush_stream("stdout");
+    flush_stream("stderr");
+}
+
+/* ---- The GIL ---- */
+
+bool worker_enter(void) {
+    if (interpreter_is_ending())
+        return false;
+    if (parked != NULL) {
+        PyEval_RestoreThread(parked);
+        parked = NULL;
+    }
+    return true;
+}
+
+bool thread_enter(PyGILState_STATE *state) {
+    if (interpreter_is_ending())
+        return false;
+    *state = PyGILState_Ensure();
+    return true;
+}
+
+void thread_leave(PyGILState_STATE state) {
+    PyGILState_Release(state);
+}
+
+static void worker_idle(void *context) {
+    (void)context;
+    if (parked != NULL || !(is_thread_worker || is_process_worker))
+        return;
+    if (is_process_worker && !is_thread_worker && has_printed)
+        worker_flush();
+    deferred_drain();
+    parked = PyEval_SaveThread();
+}
+
+/* ---- Ctrl-C ---- */
+
+/* Ends the main thread's wait. Python's own handler only notes that there was a signal, which nobody
+ * sees who has not begun to sleep yet. */
+static uint32_t interrupt_word;
+static struct sigaction pythons_action;
+
+static void interrupt(int number, siginfo_t *info, void *context) {
+    if (gettid() !=
+        getpid()) { /* the main thread had it blocked, as while it starts a thread */
+        tgkill(getpid(), getpid(), number);
+        return;
+    }
+    pebble_interrupt(&interrupt_word);
+    if (pythons_action.sa_flags & SA_SIGINFO)
+        pythons_action.sa_sigaction(number, info, context);
+    else
+        pythons_action.sa_handler(number);
+}
+
+/* Puts our handler before Python's, if that has one. Whoever sets another removes ours: so it is looked
+ * at before each wait. */
+void interpreter_precede_handler(void) {
+    struct sigaction action;
+    if (sigaction(SIGINT, NULL, &action) != 0)
+        return;
+    bool ours = (action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == interrupt;
+    if (ours || action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+        return;
+    pythons_action = action;
+    action.sa_flags |= SA_SIGINFO;
+    action.sa_sigaction = interrupt;
+    sigaction(SIGINT, &action, NULL);
+}
+
+int interpreter_before_wait(void) {
+    static uint32_t never_set;
+    bool is_main = getpid() == gettid();
+    pebble_set_interrupt_word(is_main ? &interrupt_word : &never_set);
+    if (!is_main) /* handlers run in the main thread alone */
+        return 0;
+    __atomic_store_n(&interrupt_word, 0, __ATOMIC_SEQ_CST);
+    interpreter_precede_handler();
+    return PyErr_CheckSignals();
+}
+
+/* ---- Forks ---- */
+
+static void before_fork(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        forking = PyGILState_Ensure();
+    PyOS_BeforeFork();
+}
+
+static void after_fork_parent(void *context, pebble_fork_kind kind) {
+    (void)context;
+    PyOS_AfterFork_Parent();
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        PyGILState_Release(forking);
+}
+
+/* What the program has freed its workers do not need; and a limit of their memory (RLIMIT_AS) should
+ * count for what they allocate. */
+static void after_fork_child(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        malloc_trim(0);
+    is_thread_worker = is_process_worker = false;
+    parked = NULL;
+    atomic_store(&ending, false);
+    PyOS_AfterFork_Child();
+}
+
+/* ---- Workers ---- */
+
+/* Calls a function of pebble._worker; name may be NULL. What it raises is printed: there is nobody
+ * to tell. */
+static void call_worker_module(const char *function, PyObject *name) {
+    PyObject *module = PyImport_ImportModule("pebble._worker");
+    PyObject *method = module != NULL ? PyUnicode_FromString(function) : NULL;
+    PyObject *done = NULL;
+    if (method != NULL)
+        done = PyObject_CallMethodObjArgs(module, method, name, NULL);
+    if (done == NULL)
+        PyErr_WriteUnraisable(NULL);
+    Py_XDECREF(done);
+    Py_XDECREF(method);
+    Py_XDECREF(module);
+}
+
+static void call_with_name(const char *function, const char *name) {
+    PyObject *string = PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
+    if (string != NULL)
+        call_worker_module(function, string);
+    else
+        PyErr_Clear();
+    Py_XDECREF(string);
+}
+
+void worker_rename(PyObject *name) {
+    call_worker_module("rename_process", name);
+}
+
+static void process_start(const char *name) {
+    signal(SIGPIPE, SIG_IGN); /* as in every Python process */
+    signal(SIGXFSZ, SIG_IGN);
+    is_process_worker = true;
+    call_with_name("start_process", name);
+}
+
+static void thread_start(const char *name) {
+    if (interpreter_is_ending())
+        return;
+    attached = PyGILState_Ensure();
+    is_thread_worker = true;
+    call_with_name("start_thread", name);
+}
+
+static void worker_start(void *context, const char *name) {
+    if (context != NULL)
+        process_start(name);
+    else
+        thread_start(name);
+}
+
+static void worker_end(void *context) {
+    if (!worker_enter())
+        return;
+    if (context != NULL) {
+        call_worker_module(is_executed_each ? "end_executed" : "end_process", NULL);
+    } else if (is_thread_worker) {
+        call_worker_module("end_thread", NULL);
+        deferred_drain();
+        is_thread_worker = false;
+        PyGILState_Release(attached);
+    }
+}
+
+static char process_context;
+
+const pebble_hooks process_hooks = {
+    .struct_size = sizeof(pebble_hooks),
+    .context = &process_context,
+    .before_fork = before_fork,
+    .after_fork_parent = after_fork_parent,
+    .after_fork_child = after_fork_child,
+    .worker_start = worker_start,
+    .worker_end = worker_end,
+    .worker_idle = worker_idle,
+};
+
+const pebble_hooks thread_hooks = {
+    .struct_size = sizeof(pebble_hooks),
+    .worker_start = worker_start,
+    .worker_end = worker_end,
+    .worker_idle = worker_idle,
+};
+
+void interpreter_serve(const char *problem, bool executed_each) {
+    problem_text = problem;
+    is_executed_each = executed_each;
+    pebble_worker_main_hooks(&process_hooks);
+}
+
+const char *interpreter_problem(void) {
+    return problem_text;
+}

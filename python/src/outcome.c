@@ -1,0 +1,202 @@
+#include "outcome.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "message.h"
+#include "pickling.h"
+
+void outcome_clear(outcome *self) {
+    Py_CLEAR(self->value);
+    Py_CLEAR(self->error);
+}
+
+int outcome_visit(const outcome *self, visitproc visit, void *arg) {
+    Py_VISIT(self->value);
+    Py_VISIT(self->error);
+    return 0;
+}
+
+/* ---- Exceptions ---- */
+
+PyObject *exception_take(void) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL)
+        PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+
+PyObject *exception_raise(PyObject *exception) {
+    PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+    return NULL;
+}
+
+PyObject *exception_text(PyObject *exception) {
+    PyObject *traceback = PyException_GetTraceback(exception);
+    PyObject *lines = PyObject_CallFunctionObjArgs(
+        names.format_exception, (PyObject *)Py_TYPE(exception), exception,
+        traceback != NULL ? traceback : Py_None, NULL);
+    Py_XDECREF(traceback);
+    if (lines == NULL)
+        return NULL;
+    PyObject *nothing = PyUnicode_FromString("");
+    PyObject *text = nothing != NULL ? PyUnicode_Join(nothing, lines) : NULL;
+    Py_XDECREF(nothing);
+    Py_DECREF(lines);
+    return text;
+}
+
+/* An exception may refuse attributes: then it goes without. */
+static void set_traceback_text(PyObject *exception, PyObject *text) {
+    if (text == NULL || PyObject_SetAttr(exception, names.str_traceback, text) < 0)
+        PyErr_Clear();
+}
+
+PyObject *timeout_exception(const char *text, int64_t limit_ns) {
+    if (limit_ns % 1000000000 == 0)
+        return PyObject_CallFunction(names.timeout_error, "sL", text,
+                                     (long long)(limit_ns / 1000000000));
+    return PyObject_CallFunction(names.timeout_error, "sd", text, (double)limit_ns / 1e9);
+}
+
+static PyObject *expired_exception(const pebble_failure *failure) {
+    return PyObject_CallFunction(names.process_expired, "siiz", failure->message,
+                                 failure->exit_code, (int)failure->pid,
+                                 failure->backtrace);
+}
+
+PyObject *exception_of_failure(const pebble_failure *failure) {
+    switch (failure->kind) {
+    case PEBBLE_ERR_TASK_TIMEOUT:
+        return timeout_exception("the task ran longer than its timeout",
+                                 failure->timeout_ns);
+    case PEBBLE_ERR_TASK_EXPIRED:
+        return expired_exception(failure);
+    case PEBBLE_ERR_TASK_CANCELLED:
+        return PyObject_CallNoArgs(names.cancelled_error);
+    case PEBBLE_ERR_NO_MEMORY:
+        return PyObject_CallFunction(PyExc_MemoryError, "s", failure->message);
+    case PEBBLE_ERR_TASK_FAILED: /* not by the function: the worker could not call it */
+        return PyObject_CallFunction(failure->code == ENOMEM ? PyExc_MemoryError
+                                                             : PyExc_RuntimeError,
+                                     "s", failure->message);
+    default:
+        return PyObject_CallFunction(PyExc_RuntimeError, "s", failure->message);
+    }
+}
+
+/* "pebble_schedule: the pool is closed" → "the pool is closed": users of Python call it otherwise. */
+static const char *message_alone(void) {
+    const char *message = pebble_error_message();
+    const char *colon = strstr(message, ": ");
+    return strncmp(message, "pebble_", 7) == 0 && colon != NULL ? colon + 2 : message;
+}
+
+PyObject *raise_engine_error(pebble_error error) {
+    PyObject *type = PyExc_RuntimeError;
+    if (error == PEBBLE_ERR_NO_MEMORY)
+        type = PyExc_MemoryError;
+    else if (error == PEBBLE_ERR_SYSTEM)
+        type = PyExc_OSError;
+    else if (error == PEBBLE_ERR_INVALID)
+        type = PyExc_ValueError;
+    else if (error == PEBBLE_ERR_TIMEOUT)
+        type = names.timeout_error;
+    PyErr_SetString(type, message_alone());
+    return NULL;
+}
+
+/* ---- Calls ---- */
+
+void outcome_of_call(outcome *self, PyObject *function, PyObject *args, PyObject *kwargs) {
+    self->value = PyObject_Call(function, args, kwargs);
+    if (self->value != NULL)
+        return;
+    self->error = exception_take();
+}
+
+/* ---- From a worker process ---- */
+
+/* An exception that is set while a result is loaded is the outcome, unless it came from outside. */
+static int take_load_error(outcome *self) {
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        return -1;
+    self->error = exception_take();
+    return 0;
+}
+
+int outcome_load_value(outcome *self, const void *data, size_t size) {
+    self->value = pickling_load(data, size);
+    return self->value != NULL ? 0 : take_load_error(self);
+}
+
+/* Shows the remote traceback: as an attribute, and wherever the exception is printed. */
+static void attach_remote_traceback(PyObject *exception, const char *text, size_t size) {
+    PyObject *string = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "replace");
+    PyObject *cause =
+        string != NULL ? PyObject_CallOneArg(names.remote_traceback, string) : NULL;
+    set_traceback_text(exception, string);
+    if (cause != NULL)
+        PyException_SetCause(exception, cause); /* takes it */
+    PyErr_Clear();
+    Py_XDECREF(string);
+}
+
+static int damaged(outcome *self) {
+    PyErr_SetString(PyExc_RuntimeError, "the worker's result is damaged");
+    self->error = exception_take();
+    return 0;
+}
+
+int outcome_load_error(outcome *self, const void *data, size_t size) {
+    error_header header;
+    if (size == 0) {
+        PyErr_SetString(PyExc_MemoryError,
+                        "there was no memory to tell what the task raised");
+        self->error = exception_take();
+        return 0;
+    }
+    if (size < sizeof header)
+        return damaged(self);
+    memcpy(&header, data, sizeof header);
+    size_t rest = size - sizeof header;
+    if (header.text_size > rest || header.exception_size > rest - header.text_size)
+        return damaged(self);
+    const char *text = (const char *)data + sizeof header;
+    PyObject *exception =
+        pickling_load(text + header.text_size, (size_t)header.exception_size);
+    if (exception == NULL) {
+        if (take_load_error(self) < 0)
+            return -1;
+    } else if (PyExceptionInstance_Check(exception)) {
+        self->error = exception;
+    } else { /* its __reduce__ makes something else */
+        PyErr_Format(PyExc_RuntimeError,
+                     "the task raised an exception that was unpickled as %R", exception);
+        Py_DECREF(exception);
+        self->error = exception_take();
+    }
+    attach_remote_traceback(self->error, text, (size_t)header.text_size);
+    return 0;
+}
+
+int outcome_load(outcome *self, const void *data, size_t size) {
+    const unsigned char *bytes = data;
+    uint64_t place;
+    if (size == 0)
+        return damaged(self);
+    size_t rest = size - 1;
+    if (bytes[rest] == RESULT_VALUE)
+        return outcome_load_value(self, data, rest);
+    if (bytes[rest] != RESULT_ERROR || rest < sizeof place)
+        return damaged(self);
+    rest -= sizeof place;
+    memcpy(&place, bytes + rest, sizeof place);
+    if (place > rest)
+        return damaged(self);
+    return outcome_load_error(self, bytes + place, rest - (size_t)place);
+}

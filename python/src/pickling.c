@@ -1,0 +1,198 @@
+/* A pickler costs more to make than to use, so one is kept, with its sink; whoever finds it in use
+ * (another thread, or a __reduce__ that pickles) makes another for the moment. */
+#include "pickling.h"
+
+#include <string.h>
+
+enum { PROTOCOL = 5, FUNCTIONS_KEPT = 256, LOADED_KEPT = 8 };
+
+static pickle_writer kept; /* pickler NULL: none, or in use */
+
+static Py_ssize_t reducers_now(void) {
+    return PyDict_GET_SIZE(names.extra_reducers) + PyDict_GET_SIZE(names.copyreg_table);
+}
+
+/* As ForkingPickler: what copyreg knows, then multiprocessing's own. */
+static int set_dispatch_table(PyObject *pickler) {
+    PyObject *table = PyDict_Copy(names.copyreg_table);
+    if (table == NULL)
+        return -1;
+    int failed = PyDict_Update(table, names.extra_reducers);
+    if (failed == 0)
+        failed = PyObject_SetAttrString(pickler, "dispatch_table", table);
+    Py_DECREF(table);
+    return failed;
+}
+
+static void writer_fini(pickle_writer *writer) {
+    Py_CLEAR(writer->pickler);
+    Py_CLEAR(writer->to);
+}
+
+static int writer_init(pickle_writer *writer) {
+    writer->reducers = reducers_now();
+    writer->pickler = NULL;
+    writer->to = sink_new();
+    if (writer->to != NULL)
+        writer->pickler =
+            PyObject_CallFunction(names.pickler, "Oi", writer->to, (int)PROTOCOL);
+    if (writer->pickler != NULL && set_dispatch_table(writer->pickler) == 0)
+        return 0;
+    writer_fini(writer);
+    return -1;
+}
+
+int writer_take(pickle_writer *writer, pebble_task *task) {
+    *writer = kept;
+    kept = (pickle_writer){0};
+    if (writer->pickler != NULL && writer->reducers != reducers_now())
+        writer_fini(writer);
+    if (writer->pickler == NULL && writer_init(writer) < 0)
+        return -1;
+    sink_reset(writer->to, task);
+    return 0;
+}
+
+int writer_dump(pickle_writer *writer, PyObject *object) {
+    PyObject *done = PyObject_CallMethodOneArg(writer->pickler, names.str_dump, object);
+    PyObject *type, *value, *traceback;
+    int failed = done == NULL ? -1 : 0;
+    Py_XDECREF(done);
+    PyErr_Fetch(&type, &value, &traceback);
+    /* Its memo refers to all that it has pickled. */
+    PyObject *cleared = PyObject_CallMethodNoArgs(writer->pickler, names.str_clear_memo);
+    if (cleared == NULL)
+        PyErr_Clear();
+    Py_XDECREF(cleared);
+    PyErr_Restore(type, value, traceback);
+    return failed;
+}
+
+void writer_release(pickle_writer *writer) {
+    writer->to->task = NULL;
+    if (kept.pickler == NULL)
+        kept = *writer;
+    else
+        writer_fini(writer);
+    *writer = (pickle_writer){0};
+}
+
+int pickling_prepare(void) {
+    pickle_writer writer;
+    if (writer_take(&writer, NULL) < 0)
+        return -1;
+    int failed = writer_dump(&writer, names.empty_tuple);
+    writer_release(&writer);
+    return failed;
+}
+
+bool pickling_is_plain(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    return object == Py_None || type == &PyLong_Type || type == &PyFloat_Type ||
+           type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyBool_Type ||
+           type == &PyComplex_Type;
+}
+
+/* ---- Functions ---- */
+
+static PyObject *pickled_functions;            /* function → bytes */
+static PyObject *last_function, *last_pickled; /* borrowed from it */
+
+static PyObject *dump_to_bytes(PyObject *object) {
+    pickle_writer writer;
+    PyObject *bytes = NULL;
+    if (writer_take(&writer, NULL) < 0)
+        return NULL;
+    if (writer_dump(&writer, object) == 0)
+        bytes = PyBytes_FromStringAndSize(writer.to->data, (Py_ssize_t)writer.to->size);
+    writer_release(&writer);
+    return bytes;
+}
+
+/* Of one that may be kept. NULL without an exception: it cannot be pickled. */
+static PyObject *pickle_function(PyObject *function) {
+    PyObject *known = PyDict_GetItemWithError(pickled_functions, function);
+    if (known != NULL || PyErr_Occurred())
+        return known;
+    PyObject *bytes = dump_to_bytes(function);
+    if (bytes == NULL) {
+        if (PyErr_ExceptionMatches(PyExc_Exception))
+            PyErr_Clear(); /* it comes again when it is pickled with its arguments */
+        return NULL;
+    }
+    if (PyDict_GET_SIZE(pickled_functions) >= FUNCTIONS_KEPT) {
+        last_function = NULL;
+        PyDict_Clear(pickled_functions);
+    }
+    int failed = PyDict_SetItem(pickled_functions, function, bytes);
+    Py_DECREF(bytes);
+    return failed == 0 ? bytes : NULL; /* the dictionary has it */
+}
+
+PyObject *pickling_function(PyObject *function) {
+    if (function == last_function)
+        return last_pickled;
+    /* Plain functions and classes are pickled by name. Anything else may have a state. */
+    bool by_name = PyFunction_Check(function) || PyType_Check(function) ||
+                   (PyCFunction_CheckExact(function) &&
+                    (PyCFunction_GET_SELF(function) == NULL ||
+                     PyModule_Check(PyCFunction_GET_SELF(function))));
+    if (!by_name)
+        return NULL;
+    if (pickled_functions == NULL && (pickled_functions = PyDict_New()) == NULL)
+        return NULL;
+    PyObject *pickled = pickle_function(function);
+    if (pickled != NULL) {
+        last_function = function;
+        last_pickled = pickled;
+    }
+    return pickled;
+}
+
+/* ---- Loading ---- */
+
+PyObject *pickling_load(const void *data, size_t size) {
+    static const char none[] = "\x80\x05N.";
+    if (size == sizeof none - 1 && memcmp(data, none, size) == 0)
+        Py_RETURN_NONE;
+    PyObject *view =
+        PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)size, PyBUF_READ);
+    if (view == NULL)
+        return NULL;
+    PyObject *object = PyObject_CallOneArg(names.loads, view);
+    Py_DECREF(view);
+    return object;
+}
+
+typedef struct loaded_function {
+    char *data;
+    size_t size;
+    PyObject *function;
+} loaded_function;
+
+static loaded_function loaded[LOADED_KEPT];
+static unsigned next_loaded;
+
+static void keep_loaded(const void *data, size_t size, PyObject *function) {
+    char *copy = PyMem_RawMalloc(size);
+    if (copy == NULL)
+        return;
+    loaded_function old = loaded[next_loaded % LOADED_KEPT];
+    memcpy(copy, data, size);
+    loaded[next_loaded++ % LOADED_KEPT] =
+        (loaded_function){.data = copy, .size = size, .function = Py_NewRef(function)};
+    PyMem_RawFree(old.data);
+    Py_XDECREF(old.function);
+}
+
+PyObject *pickling_load_function(const void *data, size_t size, bool keep) {
+    for (unsigned i = 0; i < LOADED_KEPT && keep; i++) {
+        if (loaded[i].size == size && loaded[i].data != NULL &&
+            memcmp(loaded[i].data, data, size) == 0)
+            return Py_NewRef(loaded[i].function);
+    }
+    PyObject *function = pickling_load(data, size);
+    if (function != NULL && keep)
+        keep_loaded(data, size, function);
+    return function;
+}
