@@ -271,6 +271,7 @@ def test_synchronized(value):
         (TypeError, None),
         (TypeError, 1.5),
         (TypeError, [signal.SIGUSR1, "SIGINT"]),
+        (TypeError, {signal.SIGUSR1}),
         (ValueError, 0),
         (ValueError, -1),
         (ValueError, 9999),

@@ -75,7 +75,7 @@ def test_repr_tells_the_state(any_pool, held, release):
     assert "running" in repr(held)
     release.set()
     held.result()
-    assert "finished" in repr(held)
+    assert "finished returned int" in repr(held)
 
 
 def test_result_in_many_threads(held, release):
