@@ -2,10 +2,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import tempfile
 import textwrap
 
 import hypothesis
+import pebble
 import pytest
 
 from support import (
@@ -14,6 +14,7 @@ from support import (
     command_line,
     eventually,
     helper_of_multiprocessing,
+    start_workers,
     threads,
 )
 
@@ -57,26 +58,18 @@ def only_fork(start_method):
 # ---- Pools that the tests of a module share ----
 
 
-def warm(pool):
-    """Starts what a pool starts with its first task, so that no test seems to leave it behind."""
-    pool.schedule(int).result()
-    return pool
+@pytest.fixture(scope="module")
+def process_pool(tmp_path_factory):
+    with pebble.ProcessPool(max_workers=2) as pool:
+        start_workers(pool, tmp_path_factory.mktemp("flags"))
+        yield pool
 
 
 @pytest.fixture(scope="module")
-def process_pool():
-    from pebble import ProcessPool
-
-    with ProcessPool(max_workers=2) as pool:
-        yield warm(pool)
-
-
-@pytest.fixture(scope="module")
-def thread_pool():
-    from pebble import ThreadPool
-
-    with ThreadPool(max_workers=2) as pool:
-        yield warm(pool)
+def thread_pool(tmp_path_factory):
+    with pebble.ThreadPool(max_workers=2) as pool:
+        start_workers(pool, tmp_path_factory.mktemp("flags"))
+        yield pool
 
 
 @pytest.fixture(scope="module", params=["process", "thread"])
@@ -87,8 +80,6 @@ def any_pool(request):
 @pytest.fixture(params=["ProcessPool", "ThreadPool"])
 def any_kind(request):
     """The class of pool, for tests that make their own."""
-    import pebble
-
     return getattr(pebble, request.param)
 
 
@@ -120,17 +111,18 @@ class Program:
     """A script as a process of its own: its standard output is what it tells the test."""
 
     def __init__(self, path, *arguments, **options):
+        self.errors = path.with_suffix(".errors")
         search = [HERE, os.environ.get("PYTHONPATH")]
-        self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [sys.executable, path, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
-            **options,
-        )
+        with open(self.errors, "w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
+                **options,
+            )
         self.pid = self.process.pid
 
     def line(self):
@@ -139,9 +131,7 @@ class Program:
     def end(self):
         """Waits for its end; its exit code, and what it wrote and was not read yet."""
         output = self.process.stdout.read()
-        code = self.process.wait()
-        self.errors.seek(0)
-        return code, output, self.errors.read()
+        return self.process.wait(), output, self.errors.read_text()
 
 
 @pytest.fixture
@@ -160,7 +150,6 @@ def program(tmp_path, start_method):
         each.process.kill()
         each.process.wait()
         each.process.stdout.close()
-        each.errors.close()
 
 
 @pytest.fixture
@@ -182,24 +171,15 @@ def count_children():
     return sum(not helper_of_multiprocessing(pid) for pid in children())
 
 
-SHARED_POOLS = {"process_pool", "thread_pool", "any_pool"}
-
-
-def foreign_threads(request):
-    """Threads that a test should not leave behind. Those of a pool that it shares may stay."""
-    shares = SHARED_POOLS & set(request.fixturenames)
-    return {
-        thread
-        for thread, name in threads().items()
-        if name != "pebble-super" and not (shares and name.startswith("pebble-"))
-    }
+def foreign_threads():
+    return {thread for thread, name in threads().items() if name != "pebble-super"}
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request):
-    child_count, threads_before = count_children(), foreign_threads(request)
+def nothing_left_behind():
+    child_count, threads_before = count_children(), foreign_threads()
     yield
     assert eventually(lambda: count_children() <= child_count), [
         command_line(pid) or pid for pid in children()
     ]
-    assert eventually(lambda: foreign_threads(request) <= threads_before), threads()
+    assert eventually(lambda: foreign_threads() <= threads_before), threads()

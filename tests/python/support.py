@@ -5,6 +5,8 @@ import select
 import signal
 import time
 
+import tasks
+
 DEADLINE = 10
 
 
@@ -43,6 +45,14 @@ class Flag:
     def number(self):
         (number,) = self.numbers()
         return number
+
+
+def start_workers(pool, folder):
+    """Makes both workers of a pool start, and its thread for callbacks; the processes' numbers."""
+    flags = [Flag(folder / name) for name in ("first", "second")]
+    futures = [pool.schedule(tasks.meet, args=(flag, *flags)) for flag in flags]
+    futures[0].add_done_callback(lambda _: None)
+    return {future.result() for future in futures}
 
 
 def readable(descriptor, timeout):
@@ -106,10 +116,24 @@ def helper_of_multiprocessing(pid):
     )
 
 
-def is_asleep(pid):
-    """True if the process's first thread waits."""
+def run_time(pid, thread):
+    """Nanoseconds that a thread ran, and how often it was woken."""
+    try:
+        with open(f"/proc/{pid}/task/{thread}/schedstat") as statistics:
+            nanoseconds, _, times = statistics.read().split()
+        return int(nanoseconds), int(times)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def is_waiting(pid):
+    """True if the process's first thread sleeps, and sleeps on."""
     with open(f"/proc/{pid}/task/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] == "S"
+        if stat.read().rpartition(")")[2].split()[0] != "S":
+            return False
+    before = run_time(pid, pid)
+    time.sleep(0.02)
+    return run_time(pid, pid) == before
 
 
 def eventually(predicate, timeout=5):

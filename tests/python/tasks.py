@@ -175,10 +175,10 @@ def hang_with_child(started, child_started):
     hang(started)
 
 
-def hang_until_terminated(started, terminated):
+def hang_until_terminated(started, terminated, end, *args):
     def on_term(signum, frame):
         terminated.set(signum)
-        sys.exit()
+        end(*args)
 
     signal.signal(signal.SIGTERM, on_term)
     hang(started)

@@ -81,14 +81,17 @@ def test_all_that_the_call_started_ends_too(process_pool, make_flag, started):
     assert all(map(gone, pids))
 
 
-def test_a_call_may_tidy_up(process_pool, make_flag, started):
+@pytest.mark.parametrize("end", [tasks.die, tasks.leave, tasks.fail])
+def test_a_call_may_tidy_up(process_pool, make_flag, started, end):
+    """Its process ends as soon as it has."""
     terminated = make_flag("terminated")
     future = process_pool.schedule(
-        tasks.hang_until_terminated, args=(started, terminated)
+        tasks.hang_until_terminated, args=(started, terminated, end)
     )
     assert started.wait()
     begin = time.monotonic()
     assert future.cancel()
+    assert concurrent.futures.wait([future], timeout=2).done
     assert_cancelled(future)
     assert terminated.is_set() and terminated.number() == signal.SIGTERM
     assert time.monotonic() - begin < 2  # not the whole grace

@@ -5,7 +5,7 @@ import pytest
 from pebble import ProcessPool, RemoteTraceback
 
 import tasks
-from support import Flag
+from support import start_workers
 
 # What pickle may raise about a thing that it cannot save.
 UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError)
@@ -13,11 +13,7 @@ UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError)
 
 @pytest.fixture(scope="module")
 def workers(process_pool, tmp_path_factory):
-    path = tmp_path_factory.mktemp("flags")
-    flags = Flag(path / "first"), Flag(path / "second")
-    arguments = flags, flags[::-1]
-    futures = [process_pool.schedule(tasks.meet, args=each) for each in arguments]
-    return {future.result() for future in futures}
+    return start_workers(process_pool, tmp_path_factory.mktemp("flags"))
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +43,7 @@ def error_of(pool, function, *args):
         (ValueError, ()),
         (ValueError, (1, "two")),
         (KeyError, ("key",)),
-        (OSError, (2, "text", "file")),
+        (FileNotFoundError, (2, "text", "file")),
         (UnicodeDecodeError, ("utf-8", b"\xff", 0, 1, "reason")),
         (StopIteration, (5,)),
         (MemoryError, ()),
@@ -62,8 +58,7 @@ def error_of(pool, function, *args):
 )
 def test_exception(any_pool, kind, args):
     error = error_of(any_pool, tasks.fail, kind, *args)
-    local = kind(*args)  # of OSError a class of its own
-    assert (type(error), error.args) == (type(local), local.args)
+    assert (type(error), error.args) == (kind, kind(*args).args)
     assert "tasks.py" in error.traceback and "in fail" in error.traceback
 
 

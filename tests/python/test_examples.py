@@ -116,7 +116,7 @@ FIBONACCI = """
 
     if __name__ == "__main__":
         with ProcessPool(context=sys.argv[1]) as pool:
-            future = pool.map(fibonacci, range(50), timeout=0.5)
+            future = pool.map(fibonacci, range(50), timeout=0.2)
 
             try:
                 for n in future.result():

@@ -71,10 +71,11 @@ def test_result_waits_at_most_its_timeout(held, release):
     assert held.result(10) > 0
 
 
-def test_repr_tells_the_state(any_pool):
-    future = any_pool.schedule(tasks.value, args=(1,))
-    future.result()
-    assert "finished returned int" in repr(future)
+def test_repr_tells_the_state(any_pool, held, release):
+    assert "running" in repr(held)
+    release.set()
+    held.result()
+    assert "finished returned int" in repr(held)
 
 
 def test_result_in_many_threads(held, release):

@@ -9,17 +9,14 @@ import pytest
 from pebble import ProcessPool, ThreadPool, waitforqueues, waitforthreads
 
 import tasks
-from support import children, descendants, eventually, helper_of_multiprocessing, threads
-
-
-def run_time(pid, thread):
-    """Nanoseconds that a thread ran, and how often it was woken."""
-    try:
-        with open(f"/proc/{pid}/task/{thread}/schedstat") as statistics:
-            nanoseconds, _, times = statistics.read().split()
-        return int(nanoseconds), int(times)
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+from support import (
+    children,
+    descendants,
+    eventually,
+    helper_of_multiprocessing,
+    run_time,
+    threads,
+)
 
 
 def run_times():
@@ -48,9 +45,10 @@ def assert_idle():
 
 
 def test_idle_pools():
-    with ProcessPool(max_workers=2) as processes, ThreadPool(
-        max_workers=2
-    ) as pool_of_threads:
+    with (
+        ProcessPool(max_workers=2) as processes,
+        ThreadPool(max_workers=2) as pool_of_threads,
+    ):
         for pool in processes, pool_of_threads:
             assert list(pool.map(tasks.value, range(100)).result()) == list(range(100))
         assert children()
@@ -77,9 +75,10 @@ def test_everything_waits(waiters, make_flag, release):
     watched, ended = queue.Queue(), threading.Event()
     lasting = threading.Thread(target=ended.wait)
     lasting.start()
-    with ProcessPool(max_workers=2) as processes, ThreadPool(
-        max_workers=1
-    ) as pool_of_threads:
+    with (
+        ProcessPool(max_workers=2) as processes,
+        ThreadPool(max_workers=1) as pool_of_threads,
+    ):
         timed = processes.schedule(tasks.hold, args=(flags[0], release), timeout=60)
         mapped = processes.map(tasks.hold, [flags[1]], [release], timeout=60)
         queued = processes.schedule(int)

@@ -17,8 +17,9 @@ def log(tmp_path):
 
 def assert_broken(pool, log, cause=""):
     """Its future ends, it takes no more, and does not try for ever."""
-    with pytest.raises(RuntimeError, match=cause):
+    with pytest.raises(RuntimeError) as caught:
         pool.schedule(tasks.value, args=(1,)).result(10)
+    assert cause in str(caught.value)
     assert not pool.active
     with pytest.raises(RuntimeError):
         pool.schedule(tasks.value, args=(1,))
@@ -112,7 +113,6 @@ def test_hangs(log):
         max_workers=1,
         initializer=tasks.log_and_hang,
         initargs=(log,),
-        termination_grace=0,
         initializer_timeout=0.15,
     )
     assert_broken(pool, log)

@@ -40,6 +40,7 @@ anything = some.recursive(
     | some.frozensets(hashable)
     | some.binary().map(bytearray)
     | some.builds(tasks.Shape, some.text(), some.lists(inner)),
+    max_leaves=10,
 )
 
 
@@ -49,19 +50,22 @@ def test_round_trip(process_pool, payload):
     assert result == payload and type(result) is type(payload)
 
 
-@given(args=some.lists(anything), kwargs=some.dictionaries(some.text(), anything))
+@given(
+    args=some.lists(anything, max_size=5),
+    kwargs=some.dictionaries(some.text(), anything, max_size=3),
+)
 def test_arguments(process_pool, args, kwargs):
     future = process_pool.schedule(tasks.arguments, args=args, kwargs=kwargs)
     assert future.result() == (tuple(args), kwargs)
 
 
-@given(payloads=some.lists(anything), chunksize=some.integers(1, 5))
+@given(payloads=some.lists(anything, max_size=5), chunksize=some.integers(1, 5))
 def test_maps(process_pool, payloads, chunksize):
     future = process_pool.map(tasks.value, payloads, chunksize=chunksize)
     assert list(future.result()) == payloads
 
 
-@given(args=some.lists(anything))
+@given(args=some.lists(anything, max_size=5))
 def test_exceptions(process_pool, args):
     error = process_pool.schedule(tasks.fail, args=(ValueError, *args)).exception()
     assert type(error) is ValueError and error.args == tuple(args)

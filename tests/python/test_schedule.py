@@ -92,9 +92,9 @@ def test_max_workers_run_at_once(any_kind, make_flag, started, release, workers)
         held = [
             pool.schedule(tasks.hold, args=(arrival, release)) for arrival in arrivals
         ]
-        one_more = pool.schedule(tasks.set_flag, args=(started,))
         for arrival in arrivals:
             assert arrival.wait()
+        one_more = pool.schedule(tasks.set_flag, args=(started,))
         assert all(future.running() for future in held)
         assert not one_more.running() and not started.is_set()
         release.set()
