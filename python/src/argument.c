@@ -1,6 +1,7 @@
 #include "argument.h"
 
 #include <math.h>
+#include <string.h>
 #include <time.h>
 
 /* ---- By name ---- */
@@ -227,4 +228,43 @@ int argument_integer(PyObject *value, const char *parameter, long long least,
     }
     *integer = got;
     return 0;
+}
+
+/* ---- Processes ---- */
+
+int argument_start_method(PyObject *value, pebble_start_method *method) {
+    static const char *const texts[] = {"", "fork", "forkserver", "spawn"};
+    const char *text = PyUnicode_AsUTF8(value);
+    if (text == NULL)
+        return -1;
+    for (int i = PEBBLE_START_FORK; i <= PEBBLE_START_SPAWN; i++) {
+        if (strcmp(text, texts[i]) == 0) {
+            *method = (pebble_start_method)i;
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError,
+                 "context must have a start method fork, forkserver or spawn, not %R",
+                 value);
+    return -1;
+}
+
+char **argument_command(PyObject *list) {
+    Py_ssize_t count = PyList_Size(list);
+    if (count < 0)
+        return NULL;
+    char **words = PyMem_Calloc((size_t)count + 1, sizeof *words);
+    if (words == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const char *word = PyUnicode_AsUTF8(PyList_GET_ITEM(list, i));
+        if (word == NULL) {
+            PyMem_Free(words);
+            return NULL;
+        }
+        words[i] = (char *)(uintptr_t)word;
+    }
+    return words;
 }

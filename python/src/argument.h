@@ -45,4 +45,10 @@ int argument_dict(PyObject *value, const char *parameter, PyObject **dict);
 int argument_integer(PyObject *value, const char *parameter, long long least,
                      long long most, long long *integer);
 
+/* The start method of that name; "context" in errors. */
+int argument_start_method(PyObject *value, pebble_start_method *method);
+
+/* The words of a list of str, which must stay as it is. The array is freed with PyMem_Free(). */
+char **argument_command(PyObject *list);
+
 #endif

@@ -10,7 +10,19 @@
 
 #include "future.h"
 
-typedef struct map_chunk map_chunk;
+typedef struct map_chunk {
+    deferred deferred;     /* threads: the task's reference to the map */
+    pebble_future *engine; /* NULL: it has ended */
+    Py_ssize_t count;      /* elements */
+    bool ended, loaded, taken;
+    PyObject *error; /* of all elements */
+    PyObject *list;  /* the values. Threads, before it runs: the arguments, as tuples */
+    outcome *outcomes; /* one for each element. Before the end: those that were never sent */
+    PyObject *function; /* threads, before it runs */
+} map_chunk;
+
+/* Forgets what is known of its elements. */
+void chunk_clear(map_chunk *self);
 
 typedef struct map_future {
     future_object base; /* kind FUTURE_MAP */

@@ -1,6 +1,7 @@
 /* The module `pebble._engine`: its names, and those of Python's that the other files use. */
 #include "engine.h"
 
+#include "call.h"
 #include "future.h"
 #include "interpreter.h"
 #include "map.h"

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "argument.h"
+#include "call.h"
 #include "future.h"
 #include "interpreter.h"
 #include "map.h"
@@ -90,44 +91,6 @@ static void request_fini(pool_request *self) {
     Py_XDECREF(self->pickled);
 }
 
-static int take_start_method(PyObject *value, pebble_start_method *method) {
-    static const char *const texts[] = {"", "fork", "forkserver", "spawn"};
-    const char *text = PyUnicode_AsUTF8(value);
-    if (text == NULL)
-        return -1;
-    for (int i = PEBBLE_START_FORK; i <= PEBBLE_START_SPAWN; i++) {
-        if (strcmp(text, texts[i]) == 0) {
-            *method = (pebble_start_method)i;
-            return 0;
-        }
-    }
-    PyErr_Format(PyExc_ValueError,
-                 "context must have a start method fork, forkserver or spawn, not %R",
-                 value);
-    return -1;
-}
-
-/* The words of a list of str, which must stay as it is; with PyMem_Free() for the array. */
-static char **take_command(PyObject *list) {
-    Py_ssize_t count = PyList_Size(list);
-    if (count < 0)
-        return NULL;
-    char **words = PyMem_Calloc((size_t)count + 1, sizeof *words);
-    if (words == NULL) {
-        PyErr_NoMemory();
-        return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const char *word = PyUnicode_AsUTF8(PyList_GET_ITEM(list, i));
-        if (word == NULL) {
-            PyMem_Free(words);
-            return NULL;
-        }
-        words[i] = (char *)(uintptr_t)word;
-    }
-    return words;
-}
-
 static PyObject *pickle_to_bytes(PyObject *object) {
     pickle_writer writer;
     PyObject *bytes = NULL;
@@ -201,10 +164,10 @@ static int take_request(pool_request *self, pool_object *pool, PyObject **values
         return -1;
     options->hooks = pool->threads ? &thread_hooks : &process_hooks;
     if (!pool->threads) {
-        if (take_start_method(values[5], &options->start_method) < 0)
+        if (argument_start_method(values[5], &options->start_method) < 0)
             return -1;
         if (values[6] != Py_None) {
-            if ((self->command = take_command(values[6])) == NULL)
+            if ((self->command = argument_command(values[6])) == NULL)
                 return -1;
             options->worker_command = (const char *const *)self->command;
             options->worker_data = PyBytes_AsString(values[7]);
@@ -287,95 +250,6 @@ static pebble_pool *pool_of(pool_object *self) {
 
 /* ---- Scheduling ---- */
 
-/* A call as workers get it. -1 with an exception. */
-static int write_call(pickle_writer *writer, PyObject *function, PyObject *args,
-                      PyObject *kwargs) {
-    input_header header = {.form = kwargs != NULL ? INPUT_ARGS_KWARGS : INPUT_ARGS};
-    PyObject *pickled = pickling_function(function);
-    PyObject *payload = NULL;
-    if (pickled == NULL && PyErr_Occurred())
-        return -1;
-    if (pickled == NULL) {
-        header.form = INPUT_WHOLE;
-        payload = kwargs != NULL ? PyTuple_Pack(3, function, args, kwargs)
-                                 : Py_BuildValue("OO{}", function, args);
-    } else {
-        header.keep_function = true;
-        header.function_size = (uint32_t)PyBytes_GET_SIZE(pickled);
-        payload = kwargs != NULL ? PyTuple_Pack(2, args, kwargs) : Py_NewRef(args);
-    }
-    if (payload == NULL)
-        return -1;
-    int failed = sink_append(writer->to, &header, sizeof header);
-    if (failed == 0 && pickled != NULL)
-        failed = sink_append(writer->to, PyBytes_AS_STRING(pickled), header.function_size);
-    if (failed == 0)
-        failed = writer_dump(writer, payload);
-    Py_DECREF(payload);
-    return failed;
-}
-
-static PyObject *schedule_on_processes(pebble_pool *pool, PyObject *function,
-                                       PyObject *args, PyObject *kwargs,
-                                       int64_t limit_ns) {
-    pebble_task_options options = PEBBLE_TASK_OPTIONS_INIT;
-    pebble_future *engine;
-    pickle_writer writer;
-    if (writer_take(&writer, NULL) < 0)
-        return NULL;
-    if (write_call(&writer, function, args, kwargs) < 0) {
-        writer_release(&writer);
-        if (!pebble_pool_active(pool)) { /* that comes first, and tells why */
-            PyErr_Clear();
-            PyErr_SetString(PyExc_RuntimeError, "the pool is closed, stopped or broken");
-            return NULL;
-        }
-        return task_future_new_failed(names.process_future);
-    }
-    options.function = process_call;
-    options.timeout_ns = limit_ns;
-    pebble_error error = sink_schedule(writer.to, pool, &options, &engine);
-    writer_release(&writer);
-    if (error != PEBBLE_OK)
-        return raise_engine_error(error);
-    return (PyObject *)task_future_new(names.process_future, engine);
-}
-
-/* A future whose task finds its call in it. */
-static future_object *future_with_call(PyTypeObject *type, PyObject *function,
-                                       PyObject *args, PyObject *kwargs) {
-    future_object *self = task_future_new(type, NULL);
-    if (self == NULL)
-        return NULL;
-    self->function = Py_XNewRef(function);
-    self->args = Py_NewRef(args);
-    if (kwargs != NULL && (self->kwargs = PyDict_Copy(kwargs)) == NULL)
-        Py_CLEAR(self);
-    return self;
-}
-
-static PyObject *schedule_on_threads(pebble_pool *pool, PyObject *function,
-                                     PyObject *args, PyObject *kwargs) {
-    pebble_task_options options = PEBBLE_TASK_OPTIONS_INIT;
-    future_object *self = future_with_call(names.thread_future, function, args, kwargs);
-    if (self == NULL)
-        return NULL;
-    self->in_thread = true;
-    options.function = thread_call;
-    options.input = self;
-    options.input_size = sizeof *self;
-    options.release_input = deferred_push;
-    options.release_context = &self->deferred;
-    Py_INCREF(self); /* the task's */
-    pebble_error error = pebble_schedule_task(pool, &options, &self->engine);
-    if (error == PEBBLE_OK)
-        return (PyObject *)self;
-    Py_DECREF(self);
-    self->known = true;
-    Py_DECREF(self);
-    return raise_engine_error(error);
-}
-
 PyDoc_STRVAR(schedule_doc,
              "schedule($self, /, function, args=(), kwargs={}, timeout=None)\n--\n\n"
              "Schedule a call within the pool.\n\n"
@@ -408,9 +282,9 @@ static PyObject *pool_schedule(pool_object *self, PyObject *const *values_in,
         return NULL;
     if (argument_dict(values[2], "kwargs", &kwargs) == 0) {
         if (self->threads)
-            future = schedule_on_threads(self->pool, values[0], args, kwargs);
+            future = call_on_threads(self->pool, values[0], args, kwargs);
         else
-            future = schedule_on_processes(self->pool, values[0], args, kwargs, limit_ns);
+            future = call_on_processes(self->pool, values[0], args, kwargs, limit_ns);
         Py_XDECREF(kwargs);
     }
     Py_DECREF(args);
@@ -615,106 +489,3 @@ PyType_Spec pool_spec = {
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = pool_slots,
 };
-
-/* ---- One call in a process or thread of its own ---- */
-
-/* With a fork the call is inherited, as a tuple whose address goes to the process. */
-static PyObject *run_forked(PyObject *const *args, int64_t limit_ns,
-                            pebble_concurrent_options *options) {
-    PyObject *call = PyTuple_Pack(4, args[0], args[1], args[2], args[4]);
-    future_object *self =
-        call != NULL ? future_with_call(names.process_future, NULL, call, NULL) : NULL;
-    Py_XDECREF(call);
-    if (self == NULL)
-        return NULL;
-    options->timeout_ns = limit_ns;
-    options->hooks = &process_hooks;
-    options->release_input = deferred_push;
-    options->release_context = &self->deferred;
-    Py_INCREF(self); /* the task's */
-    pebble_error error = pebble_concurrent_process(
-        process_inherited, &self->args, sizeof self->args, options, &self->engine);
-    if (error == PEBBLE_OK)
-        return (PyObject *)self;
-    Py_DECREF(self);
-    self->known = true;
-    Py_DECREF(self);
-    return raise_engine_error(error);
-}
-
-static PyObject *run_executed(PyObject *const *args, int64_t limit_ns,
-                              pebble_concurrent_options *options) {
-    pickle_writer writer;
-    pebble_future *engine;
-    if (writer_take(&writer, NULL) < 0)
-        return NULL;
-    if (write_call(&writer, args[0], args[1], args[2]) < 0) {
-        writer_release(&writer);
-        return task_future_new_failed(names.process_future);
-    }
-    options->timeout_ns = limit_ns;
-    pebble_error error = pebble_concurrent_process(process_call, writer.to->data,
-                                                   writer.to->size, options, &engine);
-    writer_release(&writer);
-    if (error != PEBBLE_OK)
-        return raise_engine_error(error);
-    return (PyObject *)task_future_new(names.process_future, engine);
-}
-
-PyObject *run_process(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    pebble_concurrent_options options = PEBBLE_CONCURRENT_OPTIONS_INIT;
-    int64_t limit_ns;
-    char **command;
-    (void)module;
-    if (nargs != 8) {
-        PyErr_SetString(PyExc_TypeError, "run_process() takes 8 arguments");
-        return NULL;
-    }
-    if (argument_limit(args[3], "timeout", &limit_ns) < 0 ||
-        take_start_method(args[5], &options.start_method) < 0)
-        return NULL;
-    options.name = args[4] != Py_None ? PyUnicode_AsUTF8(args[4]) : NULL;
-    if (args[4] != Py_None && options.name == NULL)
-        return NULL;
-    if (args[6] == Py_None)
-        return run_forked(args, limit_ns, &options);
-    if ((command = take_command(args[6])) == NULL)
-        return NULL;
-    options.worker_command = (const char *const *)command;
-    options.worker_data = PyBytes_AsString(args[7]);
-    options.worker_data_size = (size_t)PyBytes_Size(args[7]);
-    PyObject *future = run_executed(args, limit_ns, &options);
-    PyMem_Free(command);
-    return future;
-}
-
-PyObject *run_thread(PyObject *module, PyObject *const *args, Py_ssize_t nargs) {
-    pebble_concurrent_options options = PEBBLE_CONCURRENT_OPTIONS_INIT;
-    (void)module;
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "run_thread() takes 4 arguments");
-        return NULL;
-    }
-    options.name = args[3] != Py_None ? PyUnicode_AsUTF8(args[3]) : NULL;
-    if (args[3] != Py_None && options.name == NULL)
-        return NULL;
-    future_object *self = future_with_call(names.thread_future, args[0], args[1],
-                                           args[2] != Py_None ? args[2] : NULL);
-    if (self == NULL)
-        return NULL;
-    self->in_thread = true;
-    interpreter_precede_handler();
-    options.hooks = &thread_hooks;
-    options.release_input = deferred_push;
-    options.release_context = &self->deferred;
-    Py_INCREF(self); /* the task's */
-    pebble_error error = pebble_concurrent_thread(thread_call, self, sizeof *self,
-                                                  &options, &self->engine);
-    deferred_drain();
-    if (error == PEBBLE_OK)
-        return (PyObject *)self;
-    Py_DECREF(self);
-    self->known = true;
-    Py_DECREF(self);
-    return raise_engine_error(error);
-}
