@@ -2,8 +2,9 @@
  *
  * Each file is one subject: module.c (names, types), interpreter.c (the interpreter's lock, forks,
  * exit), sink.c and pickling.c (objects to bytes and back), message.h (the form of those bytes),
- * worker.c (what runs in a worker process), thread_task.c (what runs in a thread), outcome.c (how a
- * task ended, as Python objects), future.c, map.c and pool.c (the types), argument.c (checks).
+ * worker.c (what runs in a worker process), thread.c (what runs in a thread), outcome.c (how a task
+ * ended, as Python objects), call.c and map_schedule.c (tasks of the engine), future.c, map.c and pool.c
+ * (the types), deferred.c (references given back elsewhere), argument.c (checks).
  *
  * The rules of locks: the GIL is taken before any lock of the engine and never while one is held;
  * it is released around every wait. Everything without a comment of its own needs the GIL.
