@@ -179,11 +179,13 @@ static int make_types(PyObject *module) {
 }
 
 static int execute(PyObject *module) {
-    if (names.base_future != NULL) {
+    static PyInterpreterState *interpreter;
+    if (interpreter != NULL && interpreter != PyInterpreterState_Get()) {
         PyErr_SetString(PyExc_ImportError,
                         "pebble can be in one interpreter of a process only");
         return -1;
     }
+    interpreter = PyInterpreterState_Get();
     if (import_names() < 0 || intern_names() < 0 || make_types(module) < 0)
         return -1;
     if (worker_register_functions() < 0) {

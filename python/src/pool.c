@@ -33,8 +33,10 @@ typedef struct leaving {
 static pool_object *living;
 static leaving *leavers;
 
+/* In a child that the program has forked there is nothing of it. */
 static bool is_gone(pebble_pool *pool) {
-    return pebble_pool_join(pool, 0) != PEBBLE_ERR_TIMEOUT;
+    pebble_error error = pebble_pool_join(pool, 0);
+    return error == PEBBLE_OK || error == PEBBLE_ERR_FORKED;
 }
 
 static void see_leavers_off(void) {

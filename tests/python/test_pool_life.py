@@ -376,3 +376,18 @@ def test_stopping_while_others_schedule(any_kind):
         thread.join()
     assert len(refused) == 2
     assert not concurrent.futures.wait(futures, 10).not_done
+
+
+def test_a_pool_of_threads_is_dropped_by_its_own_task(release):
+    pool = ThreadPool(max_workers=1)
+    holder = [pool]
+
+    def drop():
+        release.wait()
+        holder.clear()
+
+    futures = [pool.schedule(drop)]
+    futures += [pool.schedule(tasks.value, args=(n,)) for n in range(5)]
+    del pool
+    release.set()
+    assert [future.result() for future in futures] == [None, *range(5)]
