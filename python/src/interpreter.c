@@ -224,8 +224,11 @@ static void worker_start(void *context, const char *name) {
 }
 
 static void worker_end(void *context) {
-    if (!worker_enter())
+    if (!worker_enter()) {
+        if (is_thread_worker && parked == NULL)
+            PyEval_SaveThread(); /* it has come to the GIL after the interpreter began to end */
         return;
+    }
     if (context != NULL) {
         call_worker_module(is_executed_each ? "end_executed" : "end_process", NULL);
     } else if (is_thread_worker) {

@@ -299,9 +299,9 @@ static PyObject *chunk_take(map_chunk *chunk, Py_ssize_t i) {
 
 /* ---- The iterator ---- */
 
+/* Where it is stands in the map: if it is dropped, the next one goes on there. */
 typedef struct map_results_object {
     PyObject_HEAD map_future *map;
-    Py_ssize_t chunk, element;
 } map_results_object;
 
 PyObject *map_results(map_future *self) {
@@ -311,10 +311,9 @@ PyObject *map_results(map_future *self) {
     if (made == NULL)
         return NULL;
     made->map = (map_future *)Py_NewRef((PyObject *)self);
-    made->chunk = made->element = 0;
     PyObject_GC_Track(made);
     self->results = (PyObject *)made;
-    return Py_NewRef(self->results);
+    return (PyObject *)made;
 }
 
 static int chunk_wait(map_future *self, map_chunk *chunk, int64_t deadline_ns) {
@@ -342,29 +341,26 @@ int map_wait_first(map_future *self, int64_t deadline_ns) {
     return ended;
 }
 
-static void results_advance(map_results_object *self, map_chunk *chunk) {
+static void map_advance(map_future *self, map_chunk *chunk) {
     if (++self->element < chunk->count)
         return;
     self->element = 0;
     self->chunk++;
-    if (chunk->loaded) {
+    if (chunk->loaded)
         chunk_clear(chunk);
-        chunk->taken = true;
-    }
 }
 
-/* -1 with an exception. */
-static int results_wait(map_results_object *self, map_chunk *chunk) {
-    map_future *map = self->map;
+/* Until the chunk is known. -1 with an exception. */
+static int map_wait_for(map_future *self, map_chunk *chunk) {
     Py_ssize_t at_chunk = self->chunk, at_element = self->element;
-    int ended = chunk_wait(map, chunk, map->deadline_ns);
+    int ended = chunk_wait(self, chunk, self->deadline_ns);
     if (ended == 1)
-        return chunk_load(map, chunk);
+        return chunk_load(self, chunk);
     if (ended == 0) {
         PyObject *late =
-            timeout_exception("the element was not there in time", map->limit_ns);
+            timeout_exception("the element was not there in time", self->limit_ns);
         if (self->chunk == at_chunk && self->element == at_element)
-            results_advance(self, chunk);
+            map_advance(self, chunk);
         if (late != NULL)
             exception_raise(late);
         Py_XDECREF(late);
@@ -373,15 +369,15 @@ static int results_wait(map_results_object *self, map_chunk *chunk) {
 }
 
 static PyObject *results_next(map_results_object *self) {
-    while (self->chunk < self->map->chunk_count) {
-        map_chunk *chunk = self->map->chunks[self->chunk];
+    map_future *map = self->map;
+    while (map != NULL && map->chunk < map->chunk_count) {
+        map_chunk *chunk = map->chunks[map->chunk];
         if (chunk->loaded) {
-            Py_ssize_t element = self->element;
-            PyObject *value = chunk_take(chunk, element);
-            results_advance(self, chunk);
+            PyObject *value = chunk_take(chunk, map->element);
+            map_advance(map, chunk);
             return value;
         }
-        if (results_wait(self, chunk) < 0)
+        if (map_wait_for(map, chunk) < 0)
             return NULL;
         /* Another thread may have taken it meanwhile: look again. */
     }
@@ -396,7 +392,10 @@ static int results_traverse(PyObject *object, visitproc visit, void *arg) {
 }
 
 static int results_clear(PyObject *object) {
-    Py_CLEAR(((map_results_object *)object)->map);
+    map_results_object *self = (map_results_object *)object;
+    if (self->map != NULL && self->map->results == object)
+        self->map->results = NULL;
+    Py_CLEAR(self->map);
     return 0;
 }
 
@@ -435,7 +434,6 @@ PyType_Spec map_results_spec = {
 
 static int map_traverse(PyObject *object, visitproc visit, void *arg) {
     map_future *self = (map_future *)object;
-    Py_VISIT(self->results);
     for (Py_ssize_t i = 0; i < self->chunk_count; i++) {
         map_chunk *chunk = self->chunks[i];
         Py_VISIT(chunk->error);
@@ -452,7 +450,6 @@ static int map_traverse(PyObject *object, visitproc visit, void *arg) {
 
 static int map_clear(PyObject *object) {
     map_future *self = (map_future *)object;
-    Py_CLEAR(self->results);
     for (Py_ssize_t i = 0; i < self->chunk_count; i++)
         chunk_clear(self->chunks[i]);
     return future_clear(object);

@@ -14,7 +14,7 @@ typedef struct map_chunk {
     deferred deferred;     /* threads: the task's reference to the map */
     pebble_future *engine; /* NULL: it has ended */
     Py_ssize_t count;      /* elements */
-    bool ended, loaded, taken;
+    bool ended, loaded;
     PyObject *error; /* of all elements */
     PyObject *list;  /* the values. Threads, before it runs: the arguments, as tuples */
     outcome *outcomes; /* one for each element. Before the end: those that were never sent */
@@ -34,7 +34,8 @@ typedef struct map_future {
         deadline_ns; /* threads: of pool.map(timeout=); 0, PEBBLE_FOREVER: none */
     atomic_size_t
         open; /* watched: chunks that have not called back, and one until all are set up */
-    PyObject *results; /* the iterator, once it is asked for */
+    PyObject *results;         /* the iterator, if there is one just now: borrowed */
+    Py_ssize_t chunk, element; /* which it gives next */
 } map_future;
 
 extern PyType_Spec map_future_spec;

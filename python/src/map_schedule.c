@@ -187,9 +187,9 @@ static int pickle_function(PyObject *function, pickled_function *pickled) {
     return pickled->bytes != NULL ? 0 : -1;
 }
 
-static int schedule_on_processes(const map_request *request, map_chunk *chunk,
-                                 const pickled_function *function, PyObject *list,
-                                 bool of_tuples) {
+static int schedule_on_processes(const map_request *request, map_future *map,
+                                 map_chunk *chunk, const pickled_function *function,
+                                 PyObject *list, bool of_tuples) {
     pickle_writer writer;
     int failed = -1;
     if (writer_take(&writer, NULL) < 0)
@@ -197,6 +197,7 @@ static int schedule_on_processes(const map_request *request, map_chunk *chunk,
     Py_ssize_t sent = write_chunk(&writer, chunk, function, list, of_tuples);
     if (sent == 0) {
         chunk->ended = chunk->loaded = true;
+        map->ended_otherwise++;
         failed = 0;
     } else if (sent > 0) {
         failed = send(request, process_chunk, writer.to, &chunk->engine);
@@ -260,9 +261,10 @@ static int schedule_chunk(const map_request *request, map_future *map,
         return -1;
     }
     chunk->count = PyList_GET_SIZE(list);
-    int failed = request->threads
-                     ? schedule_on_threads(request, map, chunk, list, of_tuples)
-                     : schedule_on_processes(request, chunk, function, list, of_tuples);
+    int failed =
+        request->threads
+            ? schedule_on_threads(request, map, chunk, list, of_tuples)
+            : schedule_on_processes(request, map, chunk, function, list, of_tuples);
     if (failed == 0 && add_chunk(map, chunk) == 0)
         return 0;
     if (failed == 0) /* it runs and nobody can know: as if it had not been scheduled */

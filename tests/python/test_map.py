@@ -1,6 +1,7 @@
 import concurrent.futures
 import itertools
 import threading
+import weakref
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as some
 from pebble import MapFuture, ProcessFuture, ProcessMapFuture, ProcessPool
 
 import tasks
-from support import outcome, outcomes
+from support import eventually, outcome, outcomes
 
 numbers = some.lists(some.integers(-1, 50), max_size=100)
 
@@ -239,3 +240,25 @@ def test_results_are_shared_out_among_threads(any_pool):
 def test_large_elements_and_results(process_pool):
     elements = [bytes([n]) * 300_000 for n in range(20)]
     assert list(process_pool.map(tasks.value, elements, chunksize=3).result()) == elements
+
+
+def test_nothing_can_be_pickled(process_pool):
+    future = process_pool.map(tasks.value, [lambda: 0] * 5, chunksize=2)
+    assert not future.cancelled() and future.done()
+    assert len(outcomes(future.result())) == 5
+
+
+def test_an_iterator_that_is_dropped(any_pool):
+    future = any_pool.map(tasks.value, range(5), chunksize=2)
+    assert [next(future.result()) for _ in range(5)] == list(range(5))
+
+
+def test_a_map_is_freed_at_once(any_pool):
+    future = any_pool.map(tasks.value, range(3))
+    results = future.result()
+    alive = weakref.ref(future)
+    assert future.result() is results
+    assert list(results) == [0, 1, 2]
+    del future, results
+    any_pool.schedule(int).result()
+    assert eventually(lambda: alive() is None)
