@@ -47,6 +47,24 @@ future_object *task_future_new(PyTypeObject *type, pebble_future *engine);
  * kept from the caller (KeyboardInterrupt). */
 PyObject *task_future_new_failed(PyTypeObject *type);
 
+/* What is true of it now; a map: of all its elements. */
+bool future_has_ended(future_object *self);
+bool future_is_cancelled(future_object *self);
+bool future_is_running(future_object *self);
+
+/* Of a task that has ended: makes its outcome known. -1 with an exception that is the caller's. */
+int future_become_known(future_object *self);
+
+/* Waits for the end of a task and makes it known. 0, or -1 with an exception: TimeoutError,
+ * CancelledError, what else concerns the caller. */
+int future_wait_known(future_object *self, PyObject *timeout);
+
+/* Has the engine tell of the end. -1 with an exception. */
+int future_watch(future_object *self);
+
+/* Calls a done-callback. An Exception is logged; -1 with any other, as in concurrent.futures. */
+int future_call_back(future_object *self, PyObject *callback);
+
 /* Waits for the engine's future, interruptibly. 1: ended, 0: deadline, -1 with an exception. */
 int engine_wait(pebble_future *engine, int64_t deadline_ns);
 
