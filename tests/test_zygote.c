@@ -174,6 +174,40 @@ static void test_foreign_process_of_a_killed_worker(void **state) {
     check_foreign(false);
 }
 
+/* ---- A zygote that is lost while its workers start ---- */
+
+static int wait_for_others(const void *input, size_t size) {
+    (void)input, (void)size;
+    counter_add(&shared->started, 1);
+    return counter_wait(&shared->stayed, 1) ? 0 : 1;
+}
+
+static int tell_zygote(pebble_task *task, const void *input, size_t size) {
+    pid_t zygote = getppid();
+    (void)input, (void)size;
+    return (int)pebble_task_write(task, &zygote, sizeof zygote);
+}
+
+/* It is one loss, not as many failed initializers as there were workers. */
+static void test_lost_while_workers_start(void **state) {
+    enum { WORKERS = 5 };
+    pebble_future *futures[WORKERS];
+    pid_t zygote;
+    (void)state;
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .initializer = wait_for_others));
+    for (int i = 0; i < WORKERS; i++)
+        futures[i] = schedule(pool, tell_zygote, NULL, 0, 0);
+    counter_expect(&shared->started, WORKERS);
+    assert_int_equal(process_children(getpid(), &zygote, 1), 1);
+    process_kill(zygote);
+    counter_expect(&shared->started, 2 * WORKERS);
+    counter_add(&shared->stayed, 1);
+    for (int i = 0; i < WORKERS; i++)
+        assert_int_not_equal(take_int(futures[i]), zygote);
+    close_join_free(pool);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -182,6 +216,7 @@ int main(void) {
         TEST(spares_that_die),
         TEST(foreign_process_of_a_dead_worker),
         TEST(foreign_process_of_a_killed_worker),
+        TEST(lost_while_workers_start),
     };
     return cmocka_run_group_tests_name("zygote", tests, NULL, NULL);
 }

@@ -818,7 +818,8 @@ static void settle_tasks(process_worker *worker, int status, int error, bool was
     keep_victims(worker);
     pebble_future *head = worker_head(worker);
     if (head != NULL && head->kind == TASK_INITIALIZER) {
-        if (!pool->stopping && error == 0 && worker->victims == NULL)
+        /* One that was lost with its zygote shows nothing of the initializer: the loss is counted. */
+        if (!pool->stopping && error == 0 && worker->victims == NULL && !worker->orphaned)
             initializer_died(worker, status, was_killed, list);
         worker_forget(worker, head);
         ended_add(pool, list, head, FUTURE_CANCELLED);
