@@ -1,0 +1,30 @@
+"""What the measured pools run."""
+
+import os
+import signal
+import time
+
+
+def nothing(argument=None):
+    pass
+
+
+def identity(argument):
+    return argument
+
+
+def take(argument):
+    return len(argument)
+
+
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+def loop(argument=None):
+    while True:
+        pass
+
+
+def kill_itself(argument=None):
+    os.kill(os.getpid(), signal.SIGKILL)
