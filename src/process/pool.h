@@ -107,6 +107,7 @@ typedef struct process_worker {
     bool starting;    /* the zygote has not answered yet */
     bool kill_unsent; /* KILLING: the zygote has not been asked yet */
     bool orphaned;    /* its zygote is lost, and will report it no more */
+    bool blameless; /* orphaned, and not since it, or its zygote, took too long to start */
 
     /* DEAD. */
     pebble_future *victims; /* tasks that were STOPPING, by next: end when the tree is gone */

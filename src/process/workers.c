@@ -818,8 +818,8 @@ static void settle_tasks(process_worker *worker, int status, int error, bool was
     keep_victims(worker);
     pebble_future *head = worker_head(worker);
     if (head != NULL && head->kind == TASK_INITIALIZER) {
-        /* One that was lost with its zygote shows nothing of the initializer: the loss is counted. */
-        if (!pool->stopping && error == 0 && worker->victims == NULL && !worker->orphaned)
+        /* One that was lost with its zygote shows nothing of the initializer: that loss is counted. */
+        if (!pool->stopping && error == 0 && worker->victims == NULL && !worker->blameless)
             initializer_died(worker, status, was_killed, list);
         worker_forget(worker, head);
         ended_add(pool, list, head, FUTURE_CANCELLED);
@@ -971,8 +971,11 @@ void workers_orphaned(process_pool *pool) {
     for (;;) {
         pthread_mutex_lock(&pool->base.lock);
         process_worker *worker = any_unorphaned(pool);
-        if (worker != NULL)
+        if (worker != NULL) {
             worker->orphaned = true;
+            worker->blameless =
+                pool->zygote_asked_ns == 0 && worker->state != WORKER_KILLING;
+        }
         pthread_mutex_unlock(&pool->base.lock);
         if (worker == NULL)
             return;
