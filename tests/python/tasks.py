@@ -464,7 +464,7 @@ def remote_pid():
     return os.getpid()
 
 
-@concurrent.process(timeout=0.1)
+@concurrent.process(timeout=1)
 def remote_hang(started):
     hang(started)
 

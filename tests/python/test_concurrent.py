@@ -78,7 +78,7 @@ def test_timeout(started):
     pid = started.number()
     with pytest.raises(concurrent.futures.TimeoutError) as caught:
         future.result(10)
-    assert caught.value.args[1] == 0.1
+    assert caught.value.args[1] == 1
     assert gone(pid)
 
 
