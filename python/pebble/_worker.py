@@ -12,6 +12,7 @@ import multiprocessing.spawn
 import multiprocessing.util
 import os
 import pickle
+import signal
 import sys
 import threading
 import traceback
@@ -41,6 +42,7 @@ def start_process(name: str) -> None:
     module._process_counter = itertools.count(1)
     module._children = set()
     multiprocessing.util._close_stdin()  # type: ignore[attr-defined]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the engine has done; now signal knows, too
     module._current_process = worker
     module._parent_process = module._ParentProcess(program_name, pid, _sentinel(pid))
     multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]

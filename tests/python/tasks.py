@@ -375,6 +375,11 @@ def start_method():
     return multiprocessing.get_start_method()
 
 
+def interrupt_itself():
+    signal.raise_signal(signal.SIGINT)
+    return signal.getsignal(signal.SIGINT)
+
+
 def describe_process():
     process = multiprocessing.current_process()
     return {

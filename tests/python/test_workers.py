@@ -53,6 +53,10 @@ def test_default_start_method_inside(process_pool, start_method):
     assert process_pool.schedule(tasks.start_method).result() == start_method
 
 
+def test_sigint_is_ignored(process_pool):
+    assert process_pool.schedule(tasks.interrupt_itself).result() is signal.SIG_IGN
+
+
 def test_surroundings(process_pool):
     directory, environment, arguments = process_pool.schedule(tasks.surroundings).result()
     assert directory == os.getcwd()
