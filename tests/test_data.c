@@ -845,6 +845,75 @@ static void test_input_is_read_only(void **state) {
     close_join_free(pool);
 }
 
+/* ---- Taking the input ---- */
+
+enum { KEPT = 3 };
+
+static struct {
+    void *data;
+    size_t size;
+} kept[KEPT]; /* of the worker */
+static int kept_count;
+
+/* Keeps its input; says 1 if it could, 2 if the address is another or it could twice. */
+static int keep(pebble_task *task, const void *input, size_t input_size) {
+    void *taken = pebble_task_take_input(task);
+    int told = taken == NULL ? 0 : 1;
+    if (taken != NULL && (taken != input || pebble_task_take_input(task) != NULL))
+        told = 2;
+    if (taken != NULL) {
+        kept[kept_count].data = taken;
+        kept[kept_count++].size = input_size;
+    }
+    return (int)pebble_task_write(task, &told, sizeof told);
+}
+
+/* Says how many are as they came, and lets them go. */
+static int release_kept(pebble_task *task, const void *input, size_t input_size) {
+    int right = 0;
+    (void)input, (void)input_size;
+    for (int i = 0; i < kept_count; i++) {
+        right += is_filled(kept[i].data, kept[i].size, kept[i].size);
+        free(kept[i].data);
+    }
+    kept_count = 0;
+    return (int)pebble_task_write(task, &right, sizeof right);
+}
+
+static int told_by(pebble_pool *pool, pebble_function function, size_t size) {
+    void *data = filled(size, size);
+    int told = -1;
+    pebble_future *future = schedule(pool, function, data, size, 0);
+    assert_int_equal(pebble_future_copy_result(future, DEADLINE_NS, &told, sizeof told),
+                     PEBBLE_OK);
+    pebble_future_unref(future);
+    free(data);
+    return told;
+}
+
+static void test_input_is_taken(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(false, 1);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(told_by(pool, keep, MIB), 1);
+        assert_int_equal(told_by(pool, keep, 8), 0);
+        assert_int_equal(told_by(pool, keep, 100 * 1000), 1);
+        assert_int_equal(told_by(pool, verify, MIB), 1);
+        assert_int_equal(told_by(pool, keep, 12 * MIB), 1);
+        assert_int_equal(told_by(pool, verify, 12 * MIB), 1);
+        assert_int_equal(told_by(pool, release_kept, 0), KEPT);
+    }
+    close_join_free(pool);
+}
+
+static void test_input_is_not_taken_in_threads(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(true, 1);
+    assert_int_equal(told_by(pool, keep, MIB), 0);
+    assert_null(pebble_task_take_input(NULL));
+    close_join_free(pool);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -880,6 +949,8 @@ int main(void) {
         TEST(worker_dies_while_it_sends_at_random),
         TEST(much_is_written_then_the_task_fails),
         TEST(input_is_read_only),
+        TEST(input_is_taken),
+        TEST(input_is_not_taken_in_threads),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests_name("data", tests, NULL, NULL);

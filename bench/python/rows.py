@@ -79,7 +79,8 @@ def trips(count, pause=0.0, argument=None, function=tasks.nothing):
     @with_pool
     def measure(contender, pool):
         def trip():
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
             value = argument() if argument is not None else None
             begin = time.perf_counter()
             contender.get(contender.submit(pool, function, value))

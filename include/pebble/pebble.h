@@ -453,6 +453,12 @@ PEBBLE_API int pebble_task_fail(pebble_task *task, int code, const char *format,
 PEBBLE_API int pebble_task_vfail(pebble_task *task, int code, const char *format,
                                  va_list args) PEBBLE_PRINTF(3, 0);
 
+/* Makes a large input the function's own, to keep it or parts of it beyond the call without a copy.
+ * Returns the input's address, writable, to be released by free(); it is valid until then. NULL if the
+ * input has no memory of its own (in a process pool, one of up to 16 KiB; in a thread pool always) or
+ * was taken: then it ends with the call. */
+PEBBLE_API void *pebble_task_take_input(pebble_task *task);
+
 /* True after pebble_task_fail(). */
 PEBBLE_API bool pebble_task_failed(const pebble_task *task);
 

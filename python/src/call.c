@@ -1,5 +1,7 @@
 #include "call.h"
 
+#include <string.h>
+
 #include "argument.h"
 #include "future.h"
 #include "interpreter.h"
@@ -32,10 +34,13 @@ static int write_call(pickle_writer *writer, PyObject *function, PyObject *args,
     int failed = sink_append(writer->to, &header, sizeof header);
     if (failed == 0 && pickled != NULL)
         failed = sink_append(writer->to, PyBytes_AS_STRING(pickled), header.function_size);
-    if (failed == 0)
-        failed = writer_dump(writer, payload);
+    Py_ssize_t buffers = failed == 0 ? writer_dump_apart(writer, payload) : -1;
+    if (buffers > 0) {
+        header.count = (uint64_t)buffers;
+        memcpy(writer->to->data, &header, sizeof header);
+    }
     Py_DECREF(payload);
-    return failed;
+    return buffers < 0 ? -1 : 0;
 }
 
 PyObject *call_on_processes(pebble_pool *pool, PyObject *function, PyObject *args,

@@ -1,7 +1,7 @@
 /* The extension `pebble._engine`: what its files share.
  *
  * Each file is one subject: module.c (names, types), interpreter.c (the interpreter's lock, forks,
- * exit), sink.c and pickling.c (objects to bytes and back), message.h (the form of those bytes),
+ * exit), sink.c, source.c, buffers.c and pickling.c (objects to bytes and back), message.h (the form of those bytes),
  * worker.c (what runs in a worker process), thread.c (what runs in a thread), outcome.c (how a task
  * ended, as Python objects), call.c and map_schedule.c (tasks of the engine), future.c, map.c and pool.c
  * (the types), deferred.c (references given back elsewhere), argument.c (checks).
@@ -24,7 +24,8 @@
  * module refuses to be in more than one interpreter. */
 typedef struct engine_names {
     /* This module's types. */
-    PyTypeObject *sink_type, *future_type, *map_future_type, *map_results_type, *pool_type;
+    PyTypeObject *sink_type, *source_type, *buffer_type;
+    PyTypeObject *future_type, *map_future_type, *map_results_type, *pool_type;
 
     /* The package's classes, from set_types(). */
     PyTypeObject *process_future, *thread_future, *map_future, *process_map_future;
@@ -33,17 +34,17 @@ typedef struct engine_names {
     /* Python's own. */
     PyObject *base_future; /* concurrent.futures.Future */
     PyObject *cancelled_error, *timeout_error, *invalid_state_error;
-    PyObject *logger;          /* of concurrent.futures */
-    PyObject *condition;       /* threading.Condition */
-    PyObject *pickler, *loads; /* _pickle's */
-    PyObject *extra_reducers;  /* ForkingPickler's */
+    PyObject *logger;                      /* of concurrent.futures */
+    PyObject *condition;                   /* threading.Condition */
+    PyObject *pickler, *unpickler, *loads; /* _pickle's */
+    PyObject *extra_reducers;              /* ForkingPickler's */
     PyObject *copyreg_table;
     PyObject *format_exception;
 
     /* Interned. */
     PyObject *pending, *running, *cancelled, *cancelled_and_notified,
         *finished; /* states */
-    PyObject *str_dump, *str_clear_memo, *str_flush, *str_traceback;
+    PyObject *str_dump, *str_load, *str_clear_memo, *str_flush, *str_traceback;
     PyObject *empty_tuple;
 } engine_names;
 

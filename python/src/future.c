@@ -80,7 +80,7 @@ static int load_outcome(pebble_future *engine, outcome *found, bool *cancelled) 
     if (failure == NULL) {
         pebble_error error = pebble_future_result(engine, 0, &data, &size);
         if (error == PEBBLE_OK)
-            return outcome_load(found, data, size);
+            return outcome_load(found, engine, data, size);
         raise_engine_error(error);
         return -1;
     }
@@ -213,7 +213,7 @@ static bool has_error(future_object *self) {
     if (self->known || self->in_thread)
         return future_become_known(self) == 0 && self->outcome.error != NULL;
     return pebble_future_result(self->engine, 0, &data, &size) != PEBBLE_OK ||
-           size == 0 || ((const unsigned char *)data)[size - 1] != 0; /* RESULT_VALUE */
+           outcome_is_error(data, size);
 }
 
 static void tell_waiters(future_object *self) {

@@ -189,13 +189,14 @@ static int load_list(map_chunk *chunk, const char *data, size_t size) {
     return failed;
 }
 
-static int load_result(map_chunk *chunk, const char *data, size_t size) {
+static int load_result(map_chunk *chunk, pebble_future *engine, const char *data,
+                       size_t size) {
     outcome whole = {0};
     if (size > 0 && data[size - 1] == RESULT_LIST)
         return load_list(chunk, data, size - 1);
     if (size > 0 && data[size - 1] == RESULT_PIECES)
         return load_pieces(chunk, data, size - 1);
-    if (outcome_load(&whole, data, size) < 0)
+    if (outcome_load(&whole, engine, data, size) < 0)
         return -1;
     if (whole.value != NULL) { /* of one element alone */
         chunk->list = PyList_New(1);
@@ -233,7 +234,7 @@ static int load_from_engine(map_chunk *into, pebble_future *engine) {
         return (into->error = exception_of_failure(failure)) != NULL ? 0 : -1;
     pebble_error error = pebble_future_result(engine, 0, &data, &size);
     if (error == PEBBLE_OK)
-        return load_result(into, data, size);
+        return load_result(into, engine, data, size);
     raise_engine_error(error);
     return -1;
 }

@@ -1,12 +1,14 @@
 /* The module `pebble._engine`: its names, and those of Python's that the other files use. */
 #include "engine.h"
 
+#include "buffers.h"
 #include "call.h"
 #include "future.h"
 #include "interpreter.h"
 #include "map.h"
 #include "pool.h"
 #include "sink.h"
+#include "source.h"
 #include "worker.h"
 
 engine_names names;
@@ -127,6 +129,7 @@ static int import_names(void) {
         import_name(&names.finished, base, "FINISHED") < 0 ||
         import_name(&names.condition, "threading", "Condition") < 0 ||
         import_name(&names.pickler, "_pickle", "Pickler") < 0 ||
+        import_name(&names.unpickler, "_pickle", "Unpickler") < 0 ||
         import_name(&names.loads, "_pickle", "loads") < 0 ||
         import_name(&names.copyreg_table, "copyreg", "dispatch_table") < 0 ||
         import_name(&names.format_exception, "traceback", "format_exception") < 0)
@@ -139,6 +142,7 @@ static int intern_names(void) {
         PyObject **place;
         const char *text;
     } interned[] = {{&names.str_dump, "dump"},
+                    {&names.str_load, "load"},
                     {&names.str_clear_memo, "clear_memo"},
                     {&names.str_flush, "flush"},
                     {&names.str_traceback, "traceback"}};
@@ -166,13 +170,16 @@ static PyTypeObject *make_type(PyObject *module, PyType_Spec *spec, PyTypeObject
 
 static int make_types(PyObject *module) {
     names.sink_type = make_type(module, &sink_spec, NULL, NULL);
+    names.source_type = make_type(module, &source_spec, NULL, NULL);
+    names.buffer_type = make_type(module, &buffer_spec, NULL, NULL);
     names.future_type = make_type(module, &future_spec, NULL, "Future");
     names.map_results_type = make_type(module, &map_results_spec, NULL, "MapResults");
     names.pool_type = make_type(module, &pool_spec, NULL, "Pool");
     if (names.future_type != NULL)
         names.map_future_type =
             make_type(module, &map_future_spec, names.future_type, "MapFuture");
-    return names.sink_type != NULL && names.map_future_type != NULL &&
+    return names.sink_type != NULL && names.source_type != NULL &&
+                   names.buffer_type != NULL && names.map_future_type != NULL &&
                    names.map_results_type != NULL && names.pool_type != NULL
                ? 0
                : -1;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "buffers.h"
 #include "message.h"
 #include "pickling.h"
 
@@ -184,18 +185,41 @@ int outcome_load_error(outcome *self, const void *data, size_t size) {
     return 0;
 }
 
-int outcome_load(outcome *self, const void *data, size_t size) {
+static void unref_engine(void *engine) {
+    pebble_future_unref(engine);
+}
+
+static int load_value_apart(outcome *self, pebble_future *engine, const void *data,
+                            size_t size, uint64_t buffers) {
+    PyObject *owner = buffers_owner(pebble_future_ref(engine), unref_engine);
+    PyObject *views = owner != NULL ? buffers_of(data, size, buffers, owner) : NULL;
+    if (views != NULL)
+        self->value = pickling_load_with(data, size, views);
+    Py_XDECREF(views);
+    Py_XDECREF(owner);
+    return self->value != NULL ? 0 : take_load_error(self);
+}
+
+bool outcome_is_error(const void *data, size_t size) {
+    unsigned char form = size > 0 ? ((const unsigned char *)data)[size - 1] : RESULT_ERROR;
+    return form != RESULT_VALUE && form != RESULT_VALUE_APART;
+}
+
+int outcome_load(outcome *self, pebble_future *engine, const void *data, size_t size) {
     const unsigned char *bytes = data;
     uint64_t place;
     if (size == 0)
         return damaged(self);
     size_t rest = size - 1;
-    if (bytes[rest] == RESULT_VALUE)
+    unsigned char form = bytes[rest];
+    if (form == RESULT_VALUE)
         return outcome_load_value(self, data, rest);
-    if (bytes[rest] != RESULT_ERROR || rest < sizeof place)
+    if ((form != RESULT_ERROR && form != RESULT_VALUE_APART) || rest < sizeof place)
         return damaged(self);
     rest -= sizeof place;
     memcpy(&place, bytes + rest, sizeof place);
+    if (form == RESULT_VALUE_APART)
+        return load_value_apart(self, engine, data, rest, place);
     if (place > rest)
         return damaged(self);
     return outcome_load_error(self, bytes + place, rest - (size_t)place);

@@ -33,8 +33,12 @@ int outcome_load_value(outcome *self, const void *data, size_t size);
 /* From an error record (message.h). */
 int outcome_load_error(outcome *self, const void *data, size_t size);
 
-/* From the whole result of a task that was one call. */
-int outcome_load(outcome *self, const void *data, size_t size);
+/* From the whole result of a task that was one call. Parts of it may stay in the engine's memory, which
+ * has a reference then. */
+int outcome_load(outcome *self, pebble_future *engine, const void *data, size_t size);
+
+/* True if the result of a task that was one call is an exception. */
+bool outcome_is_error(const void *data, size_t size);
 
 /* From the engine's failure: what the future's error is. NULL with an exception. */
 PyObject *exception_of_failure(const pebble_failure *failure);

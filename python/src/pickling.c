@@ -4,6 +4,9 @@
 
 #include <string.h>
 
+#include "buffers.h"
+#include "source.h"
+
 enum { PROTOCOL = 5, FUNCTIONS_KEPT = 256, LOADED_KEPT = 8 };
 
 static pickle_writer kept; /* pickler NULL: none, or in use */
@@ -33,9 +36,13 @@ static int writer_init(pickle_writer *writer) {
     writer->reducers = reducers_now();
     writer->pickler = NULL;
     writer->to = sink_new();
-    if (writer->to != NULL)
-        writer->pickler =
-            PyObject_CallFunction(names.pickler, "Oi", writer->to, (int)PROTOCOL);
+    PyObject *keep = writer->to != NULL
+                         ? PyObject_GetAttrString((PyObject *)writer->to, "keep_buffer")
+                         : NULL;
+    if (keep != NULL) /* file, protocol, fix_imports, buffer_callback */
+        writer->pickler = PyObject_CallFunction(names.pickler, "OiOO", writer->to,
+                                                (int)PROTOCOL, Py_True, keep);
+    Py_XDECREF(keep);
     if (writer->pickler != NULL && set_dispatch_table(writer->pickler) == 0)
         return 0;
     writer_fini(writer);
@@ -66,6 +73,16 @@ int writer_dump(pickle_writer *writer, PyObject *object) {
     Py_XDECREF(cleared);
     PyErr_Restore(type, value, traceback);
     return failed;
+}
+
+Py_ssize_t writer_dump_apart(pickle_writer *writer, PyObject *object) {
+    writer->to->out_of_band = true;
+    Py_ssize_t count = writer_dump(writer, object);
+    if (count == 0)
+        count = buffers_append(writer->to);
+    writer->to->out_of_band = false;
+    Py_CLEAR(writer->to->buffers);
+    return count;
 }
 
 void writer_release(pickle_writer *writer) {
@@ -151,10 +168,30 @@ PyObject *pickling_function(PyObject *function) {
 
 /* ---- Loading ---- */
 
+PyObject *pickling_load_with(const void *data, size_t size, PyObject *buffers) {
+    PyObject *source = source_new(data, size);
+    PyObject *unpickler = NULL, *object = NULL, *keywords = PyDict_New();
+    PyObject *args = source != NULL ? PyTuple_Pack(1, source) : NULL;
+    if (args != NULL && keywords != NULL &&
+        (buffers == NULL || PyDict_SetItemString(keywords, "buffers", buffers) == 0))
+        unpickler = PyObject_Call(names.unpickler, args, keywords);
+    if (unpickler != NULL)
+        object = PyObject_CallMethodNoArgs(unpickler, names.str_load);
+    if (source != NULL)
+        source_close(source);
+    Py_XDECREF(unpickler);
+    Py_XDECREF(keywords);
+    Py_XDECREF(args);
+    Py_XDECREF(source);
+    return object;
+}
+
 PyObject *pickling_load(const void *data, size_t size) {
     static const char none[] = "\x80\x05N.";
     if (size == sizeof none - 1 && memcmp(data, none, size) == 0)
         Py_RETURN_NONE;
+    if (size >= SOURCE_LARGE)
+        return pickling_load_with(data, size, NULL);
     PyObject *view =
         PyMemoryView_FromMemory((char *)(uintptr_t)data, (Py_ssize_t)size, PyBUF_READ);
     if (view == NULL)

@@ -18,6 +18,9 @@ int writer_take(pickle_writer *writer, pebble_task *task);
 /* Appends the pickled object. -1 with an exception: then some of it may be there. */
 int writer_dump(pickle_writer *writer, PyObject *object);
 
+/* The same, with its large buffers behind it (buffers.h). Their count, or -1 with an exception. */
+Py_ssize_t writer_dump_apart(pickle_writer *writer, PyObject *object);
+
 void writer_release(pickle_writer *writer);
 
 /* Makes ready what pickling needs, so that later it takes little memory. */
@@ -30,6 +33,9 @@ PyObject *pickling_function(PyObject *function);
 /* The object that was pickled to these bytes. They must stay for the call, in which other threads
  * may run. */
 PyObject *pickling_load(const void *data, size_t size);
+
+/* The same, with the buffers that were apart from it. */
+PyObject *pickling_load_with(const void *data, size_t size, PyObject *buffers);
 
 /* The same, of a function: if it may be kept, from a table of those loaded before. */
 PyObject *pickling_load_function(const void *data, size_t size, bool keep);

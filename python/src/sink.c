@@ -5,7 +5,8 @@
 enum {
     KEPT_CAPACITY = 64 * 1024, /* more is given back at a reset */
     NOT_COPIED_SIZE = 4 * 1024,
-    MAY_BLOCK_SIZE = 32 * 1024, /* of a write to a task: then others may have the GIL */
+    OUT_OF_BAND_SIZE = 32 * 1024, /* of buffers: below that a copy is cheaper */
+    MAY_BLOCK_SIZE = 32 * 1024,   /* of a write to a task: then others may have the GIL */
 };
 
 sink *sink_new(void) {
@@ -14,6 +15,8 @@ sink *sink_new(void) {
         made->task = NULL;
         made->data = NULL;
         made->size = made->capacity = 0;
+        made->out_of_band = false;
+        made->buffers = NULL;
     }
     return made;
 }
@@ -21,6 +24,7 @@ sink *sink_new(void) {
 static void sink_dealloc(sink *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyMem_RawFree(self->data);
+    Py_XDECREF(self->buffers);
     PyObject_Free(self);
     Py_DECREF(type);
 }
@@ -28,6 +32,8 @@ static void sink_dealloc(sink *self) {
 void sink_reset(sink *self, pebble_task *task) {
     self->task = task;
     self->size = 0;
+    self->out_of_band = false;
+    Py_CLEAR(self->buffers);
     if (self->capacity > KEPT_CAPACITY) {
         PyMem_RawFree(self->data);
         self->data = NULL;
@@ -113,7 +119,26 @@ static PyObject *sink_write(sink *self, PyObject *bytes) {
     Py_RETURN_NONE;
 }
 
+/* The pickler's buffer_callback: false if the buffer goes apart from the pickle. */
+static PyObject *sink_keep_buffer(sink *self, PyObject *buffer) {
+    Py_buffer view;
+    if (!self->out_of_band)
+        Py_RETURN_TRUE;
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_FULL_RO) < 0)
+        return NULL;
+    bool in_band = view.len < OUT_OF_BAND_SIZE || !PyBuffer_IsContiguous(&view, 'A');
+    PyBuffer_Release(&view);
+    if (in_band)
+        Py_RETURN_TRUE;
+    if (self->buffers == NULL && (self->buffers = PyList_New(0)) == NULL)
+        return NULL;
+    if (PyList_Append(self->buffers, buffer) < 0)
+        return NULL;
+    Py_RETURN_FALSE;
+}
+
 static PyMethodDef sink_methods[] = {
+    {"keep_buffer", (PyCFunction)sink_keep_buffer, METH_O, NULL},
     {"write", (PyCFunction)sink_write, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

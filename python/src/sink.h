@@ -8,13 +8,16 @@ typedef struct sink {
     PyObject_HEAD pebble_task *task; /* NULL: to memory */
     char *data;
     size_t size, capacity; /* to a task: size counts what it got */
+    bool out_of_band;      /* large buffers are collected, not pickled */
+    PyObject *buffers;     /* those, a list, or NULL */
 } sink;
 
 extern PyType_Spec sink_spec;
 
 sink *sink_new(void);
 
-/* Forgets what it holds; from now on it writes to memory, or to the task if there is one. */
+/* Forgets what it holds; from now on it writes to memory, or to the task if there is one, buffers
+ * in band. */
 void sink_reset(sink *self, pebble_task *task);
 
 /* Appends. -1 with an exception. */

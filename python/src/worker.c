@@ -4,9 +4,11 @@
 #include "worker.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "buffers.h"
 #include "interpreter.h"
 #include "message.h"
 #include "outcome.h"
@@ -127,11 +129,16 @@ static int finish_with_value(pebble_task *task, PyObject *value) {
     char form = RESULT_VALUE;
     if (writer_take(&writer, task) < 0)
         return finish_with_error(task, 0, exception_take());
-    int failed = writer_dump(&writer, value);
+    Py_ssize_t buffers = writer_dump_apart(&writer, value);
     size_t written = writer.to->size;
     writer_release(&writer);
-    if (failed < 0)
+    if (buffers < 0)
         return finish_with_error(task, written, exception_take());
+    if (buffers > 0) {
+        uint64_t count = (uint64_t)buffers;
+        form = RESULT_VALUE_APART;
+        pebble_task_write(task, &count, sizeof count);
+    }
     return (int)pebble_task_write(task, &form, 1);
 }
 
@@ -170,7 +177,27 @@ static void call_fini(call *self) {
     Py_CLEAR(self->kwargs);
 }
 
-static int load_call(call *self, const void *input, size_t input_size) {
+/* Arguments whose buffers stay in the input's memory, which is theirs from now on. */
+static PyObject *load_apart(pebble_task *task, const char *payload, const char *input,
+                            size_t input_size, uint64_t buffers) {
+    void *memory = pebble_task_take_input(task);
+    PyObject *owner = memory != NULL
+                          ? buffers_owner(memory, free)
+                          : PyByteArray_FromStringAndSize(input, (Py_ssize_t)input_size);
+    if (owner == NULL)
+        return NULL;
+    const char *message = memory != NULL ? input : PyByteArray_AS_STRING(owner);
+    PyObject *packed = NULL;
+    PyObject *views = buffers_of(message, input_size, buffers, owner);
+    if (views != NULL)
+        packed = pickling_load_with(message + (payload - input),
+                                    input_size - (size_t)(payload - input), views);
+    Py_XDECREF(views);
+    Py_DECREF(owner);
+    return packed;
+}
+
+static int load_call(call *self, pebble_task *task, const void *input, size_t input_size) {
     const input_header *header = input;
     const char *function = (const char *)(header + 1);
     const char *payload = function + header->function_size;
@@ -180,15 +207,19 @@ static int load_call(call *self, const void *input, size_t input_size) {
     if (header->form != INPUT_WHOLE)
         self->function = pickling_load_function(function, header->function_size,
                                                 header->keep_function);
-    if (header->form == INPUT_WHOLE || self->function != NULL)
-        packed = pickling_load(payload, size);
+    input_form form = (input_form)header->form; /* the header may go with the buffers */
+    if (form != INPUT_WHOLE && self->function == NULL)
+        return -1;
+    packed = header->count > 0
+                 ? load_apart(task, payload, input, input_size, header->count)
+                 : pickling_load(payload, size);
     if (packed == NULL)
         return -1;
-    if (header->form == INPUT_ARGS) {
+    if (form == INPUT_ARGS) {
         self->args = packed;
         return 0;
     }
-    if (header->form == INPUT_ARGS_KWARGS)
+    if (form == INPUT_ARGS_KWARGS)
         failed = unpack(packed, 2, &self->args);
     else
         failed = unpack(packed, 3, &self->function);
@@ -210,7 +241,7 @@ int process_call(pebble_task *task, const void *input, size_t input_size) {
         PyErr_SetString(PyExc_RuntimeError, interpreter_problem());
         return finish_with_error(task, 0, exception_take());
     }
-    if (load_call(&task_call, input, input_size) == 0)
+    if (load_call(&task_call, task, input, input_size) == 0)
         outcome_of_call(&result, task_call.function, task_call.args, task_call.kwargs);
     else
         result.error = exception_take();

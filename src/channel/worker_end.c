@@ -267,6 +267,15 @@ bool worker_end_next(worker_end *end, worker_task *task) {
     }
 }
 
+void *worker_end_take_input(worker_end *end) {
+    void *buffer = end->record_size == 0 ? end->buffer : NULL;
+    if (buffer != NULL) {
+        end->buffer = NULL;
+        end->buffer_size = 0;
+    }
+    return buffer;
+}
+
 /* ---- Results ---- */
 
 /* Free bytes, but for one line: a record's end is rounded up to one. */

@@ -46,6 +46,10 @@ void worker_end_init(worker_end *end, const channel_down *down, channel_up *up,
 /* Waits for a task, takes it and stamps its start. False: told to exit. */
 bool worker_end_next(worker_end *end, worker_task *task);
 
+/* The memory of the running task's input, if it did not fit into the ring: the caller's from now on,
+ * to be freed by os_free(). NULL: it is in the ring, or was taken. */
+void *worker_end_take_input(worker_end *end);
+
 /* Sends a piece of the running task's result. Blocks while the ring is full. */
 void worker_end_write(worker_end *end, const void *data, size_t size);
 

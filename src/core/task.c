@@ -28,6 +28,7 @@ void task_init_growing(pebble_task *task) {
     task->buffer = NULL;
     task->capacity = 0;
     task->overflow = grow;
+    task->take_input = NULL;
     task_reset(task);
 }
 
@@ -95,6 +96,10 @@ pebble_error pebble_task_write(pebble_task *task, const void *data, size_t size)
     }
     int error = task->overflow(task, data, size);
     return error == 0 ? PEBBLE_OK : error_set_system(error, "pebble_task_write");
+}
+
+void *pebble_task_take_input(pebble_task *task) {
+    return task != NULL && task->take_input != NULL ? task->take_input(task) : NULL;
 }
 
 int pebble_task_vfail(pebble_task *task, int code, const char *format, va_list args) {

@@ -17,6 +17,8 @@ struct pebble_task {
     /* Called when size more bytes do not fit: makes room and appends, or passes them on. Returns
      * 0 or an errno value. */
     int (*overflow)(pebble_task *task, const void *data, size_t size);
+    /* Gives up the memory of the task's input, if it is a block of its own. May be NULL. */
+    void *(*take_input)(pebble_task *task);
     bool failed;
     int code;
     char message[TASK_MESSAGE_SIZE];

@@ -46,6 +46,10 @@ static int stream_out(pebble_task *task, const void *data, size_t size) {
     return 0;
 }
 
+static void *take_input(pebble_task *task) {
+    return worker_end_take_input(&((process_task *)task)->end);
+}
+
 /* ---- What a process needs to be a worker ---- */
 
 static void offer_to_oom_killer(void) {
@@ -163,6 +167,7 @@ void worker_run(const worker_setup *setup) {
     self.task.buffer = buffer;
     self.task.capacity = sizeof buffer;
     self.task.overflow = stream_out;
+    self.task.take_input = take_input;
     if (hooks->worker_start != NULL)
         hooks->worker_start(hooks->context, setup->name);
     serve(&self);
