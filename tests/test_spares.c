@@ -335,6 +335,7 @@ static void check_count(int workers, size_t spares) {
     pebble_pool *pool = pool_of(PEBBLE_START_FORK, workers, 5);
     pid_t pid = take_int(schedule(pool, tell_pid, NULL, 0, 0));
     pid_t zygote = process_parent(pid);
+    take_int(schedule(pool, tell_pid, NULL, 0, 0)); /* the first alone brings none */
     wait_for_spares(pool, zygote, spares);
     close_join_free(pool);
     assert_in_range(counter_value(&record->initialized), 1, workers);

@@ -94,6 +94,7 @@ static void test_spares_that_die(void **state) {
     pebble_pool *pool =
         new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
     expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
+    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     counter_expect(&shared->stayed, 2); /* the worker and its spare */
     assert_int_equal(counter_value(&shared->started), 2);
     atomic_store(&shared->spares_die, true);

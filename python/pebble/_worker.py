@@ -4,6 +4,7 @@ A worker process looks like one of multiprocessing: it does here what Process._b
 there.
 """
 
+import _signal  # type: ignore[import-not-found]  # signal.signal() takes 70 us for its enums
 import atexit
 import itertools
 import multiprocessing
@@ -12,7 +13,6 @@ import multiprocessing.spawn
 import multiprocessing.util
 import os
 import pickle
-import signal
 import sys
 import threading
 import traceback
@@ -33,28 +33,51 @@ def note_program() -> None:
 # ---- Processes
 
 
+class _Program(multiprocessing.process._ParentProcess):  # type: ignore[name-defined, misc]
+    """What parent_process() is in a worker."""
+
+    def __init__(self, pid: int, name: str) -> None:
+        super().__init__(name, pid, None)
+        del self._sentinel
+
+    def __getattr__(self, name: str) -> Any:
+        """What join() waits for is opened when it is asked for."""
+        if name != "_sentinel":
+            raise AttributeError(name)
+        try:
+            self._sentinel: Optional[int] = os.pidfd_open(self._pid)
+        except OSError:
+            self._sentinel = None
+        return self._sentinel
+
+
+_prepared_by = 0
+"""The process that ran prepare_workers() last."""
+
+
+def prepare_workers() -> None:
+    """What all workers of a pool have in common, in the process that forks them."""
+    global _prepared_by
+    module: Any = multiprocessing.process
+    multiprocessing.util._close_stdin()  # type: ignore[attr-defined]
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # as the engine does; now Python knows, too
+    module._children = set()
+    module._current_process = module.BaseProcess(name="pebble", daemon=False)
+    module._parent_process = _Program(*_program)
+    module._process_counter = itertools.count(1)
+    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    _prepared_by = os.getpid()
+
+
 def start_process(name: str) -> None:
     """In a new worker."""
-    pid, program_name = _program
-    module: Any = multiprocessing.process
-    worker = multiprocessing.process.BaseProcess(name=name, daemon=False)
-    worker._parent_pid = os.getppid()  # type: ignore[attr-defined]
-    module._process_counter = itertools.count(1)
-    module._children = set()
-    multiprocessing.util._close_stdin()  # type: ignore[attr-defined]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the engine has done; now signal knows, too
-    module._current_process = worker
-    module._parent_process = module._ParentProcess(program_name, pid, _sentinel(pid))
-    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    parent = os.getppid()
+    if _prepared_by not in (parent, os.getpid()):
+        prepare_workers()
+    worker: Any = multiprocessing.process.current_process()
+    worker._name = name
+    worker._parent_pid = parent
     multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]
-
-
-def _sentinel(pid: int) -> Optional[int]:
-    """What parent_process().join() waits for."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
 
 
 def rename_process(name: str) -> None:
@@ -122,6 +145,7 @@ def main() -> None:
         raise SystemExit("pebble: this module is not to be run")
     pid, name, preparation = pickle.loads(data)
     _program = (pid, name)
+    prepare_workers()
     _engine.serve(_prepare(preparation), preparation["start_method"] == "spawn")
 
 

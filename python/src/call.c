@@ -115,7 +115,7 @@ static PyObject *run_forked(PyObject *const *args, int64_t limit_ns,
     if (self == NULL)
         return NULL;
     options->timeout_ns = limit_ns;
-    options->hooks = &process_hooks;
+    options->hooks = &single_process_hooks;
     options->release_input = deferred_push;
     options->release_context = &self->deferred;
     Py_INCREF(self); /* the task's */

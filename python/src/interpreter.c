@@ -146,6 +146,23 @@ int interpreter_before_wait(void) {
     return PyErr_CheckSignals();
 }
 
+/* ---- Workers ---- */
+
+/* Calls a function of pebble._worker; name may be NULL. What it raises is printed: there is nobody
+ * to tell. */
+static void call_worker_module(const char *function, PyObject *name) {
+    PyObject *module = PyImport_ImportModule("pebble._worker");
+    PyObject *method = module != NULL ? PyUnicode_FromString(function) : NULL;
+    PyObject *done = NULL;
+    if (method != NULL)
+        done = PyObject_CallMethodObjArgs(module, method, name, NULL);
+    if (done == NULL)
+        PyErr_WriteUnraisable(NULL);
+    Py_XDECREF(done);
+    Py_XDECREF(method);
+    Py_XDECREF(module);
+}
+
 /* ---- Forks ---- */
 
 static void before_fork(void *context, pebble_fork_kind kind) {
@@ -164,29 +181,15 @@ static void after_fork_parent(void *context, pebble_fork_kind kind) {
 
 static void after_fork_child(void *context, pebble_fork_kind kind) {
     (void)context;
-    (void)kind;
     is_thread_worker = is_process_worker = false;
     parked = NULL;
     atomic_store(&ending, false);
     PyOS_AfterFork_Child();
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        call_worker_module("prepare_workers", NULL);
 }
 
-/* ---- Workers ---- */
-
-/* Calls a function of pebble._worker; name may be NULL. What it raises is printed: there is nobody
- * to tell. */
-static void call_worker_module(const char *function, PyObject *name) {
-    PyObject *module = PyImport_ImportModule("pebble._worker");
-    PyObject *method = module != NULL ? PyUnicode_FromString(function) : NULL;
-    PyObject *done = NULL;
-    if (method != NULL)
-        done = PyObject_CallMethodObjArgs(module, method, name, NULL);
-    if (done == NULL)
-        PyErr_WriteUnraisable(NULL);
-    Py_XDECREF(done);
-    Py_XDECREF(method);
-    Py_XDECREF(module);
-}
+/* ---- Starting and ending ---- */
 
 static void call_with_name(const char *function, const char *name) {
     PyObject *string = PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
@@ -247,6 +250,34 @@ const pebble_hooks process_hooks = {
     .before_fork = before_fork,
     .after_fork_parent = after_fork_parent,
     .after_fork_child = after_fork_child,
+    .worker_start = worker_start,
+    .worker_end = worker_end,
+    .worker_idle = worker_idle,
+};
+
+/* The zygote of a single call runs nothing of Python: for the interpreter the two forks are one. */
+
+static void before_single_fork(void *context, pebble_fork_kind kind) {
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        before_fork(context, kind);
+}
+
+static void after_single_fork_parent(void *context, pebble_fork_kind kind) {
+    if (kind == PEBBLE_FORK_ZYGOTE)
+        after_fork_parent(context, kind);
+}
+
+static void after_single_fork_child(void *context, pebble_fork_kind kind) {
+    if (kind == PEBBLE_FORK_WORKER)
+        after_fork_child(context, kind);
+}
+
+const pebble_hooks single_process_hooks = {
+    .struct_size = sizeof(pebble_hooks),
+    .context = &process_context,
+    .before_fork = before_single_fork,
+    .after_fork_parent = after_single_fork_parent,
+    .after_fork_child = after_single_fork_child,
     .worker_start = worker_start,
     .worker_end = worker_end,
     .worker_idle = worker_idle,

@@ -5,6 +5,7 @@
 #include "engine.h"
 
 extern const pebble_hooks process_hooks;
+extern const pebble_hooks single_process_hooks; /* of concurrent.process under fork */
 extern const pebble_hooks thread_hooks;
 
 /* Puts our handler of SIGINT before Python's, if that is not so: where threads are started or the end of

@@ -298,12 +298,12 @@ static void take_place(process_worker *worker) {
 
 bool pool_wants_spare(const process_pool *pool) {
     const pool_settings *settings = &pool->base.settings;
-    /* Not before something has ended: a pool that is made for one task needs none. */
+    /* Not before a second task has ended: a pool that is made for one needs none. */
     int wanted =
         settings->max_tasks != 0 && settings->max_tasks < 16 ? settings->max_workers : 1;
     if (wanted > SPARES_MAX)
         wanted = SPARES_MAX;
-    return pool->spare_count < wanted && pool->ended + pool->deaths > 0 &&
+    return pool->spare_count < wanted && (pool->ended > 1 || pool->deaths > 0) &&
            !settings->single_call && !atomic_load(&pool->base.closed) && !pool->broken &&
            !pool->spare_died && pool->starting < STARTS_AT_ONCE &&
            pool->zygote_state == ZYGOTE_RUNS && pool->retry.deadline_ns == OS_NO_DEADLINE;
@@ -350,6 +350,12 @@ static int make_spare(process_pool *pool) {
     return 0;
 }
 
+/* A worker for each task that waits, and not more at once than the zygote can do. */
+static bool may_start(const process_pool *pool) {
+    return pool->starting < STARTS_AT_ONCE &&
+           (size_t)pool->starting < pool->pending_count + pool->ahead;
+}
+
 static int start_workers(process_pool *pool) {
     int error = 0;
     while (error == 0 && pool_wants_worker(pool) && pool->zygote_state == ZYGOTE_RUNS) {
@@ -357,7 +363,7 @@ static int start_workers(process_pool *pool) {
         if (worker != NULL) {
             take_place(worker);
             dispatch(pool);
-        } else if (pool->starting < STARTS_AT_ONCE) {
+        } else if (may_start(pool)) {
             error = make_spare(pool);
         } else {
             break; /* goes on with the zygote's answer */

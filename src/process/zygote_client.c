@@ -97,7 +97,8 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
         close_others(control_fd, setup.data_fd);
     } else {
         setup.hooks = settings->hooks;
-        os_release_unused_memory();
+        if (!settings->single_call) /* which has no initializer that limits memory */
+            os_release_unused_memory();
         if (setup.hooks != NULL && setup.hooks->after_fork_child != NULL)
             setup.hooks->after_fork_child(setup.hooks->context, PEBBLE_FORK_ZYGOTE);
     }
@@ -114,11 +115,13 @@ static void run_hook(const process_pool *pool, bool before) {
         hook(hooks->context, PEBBLE_FORK_ZYGOTE);
 }
 
-/* In the program, once: in the child a thread that is not there may hold the loader's lock. */
+/* In the program, once: in the child a thread that is not there may hold the loader's lock; and what
+ * is known here no worker has to find out. */
 static pthread_once_t prepared = PTHREAD_ONCE_INIT;
 
-static void prepare_crash_handler(void) {
+static void prepare(void) {
     crash_handler_prepare();
+    os_spinning_helps();
 }
 
 /* Forks with all signals blocked: no handler of the program may run in the child. */
@@ -130,7 +133,7 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
         return -1;
     }
     function_table_note_fork(&pool->functions);
-    pthread_once(&prepared, prepare_crash_handler);
+    pthread_once(&prepared, prepare);
     bool passes_data = pool->base.settings.start_method != PEBBLE_START_FORK &&
                        pool->base.settings.worker_data_fd >= 0;
     os_fd_forget(control_fd); /* the child keeps it */
