@@ -74,10 +74,10 @@ static future_object *future_with_call(PyTypeObject *type, PyObject *function,
     future_object *self = task_future_new(type, NULL);
     if (self == NULL)
         return NULL;
-    self->function = Py_XNewRef(function);
-    self->args = Py_NewRef(args);
-    if (kwargs != NULL && (self->kwargs = PyDict_Copy(kwargs)) == NULL)
+    if (future_set_call(self, function, args, kwargs) < 0) {
+        self->known = true;
         Py_CLEAR(self);
+    }
     return self;
 }
 
@@ -92,7 +92,7 @@ PyObject *call_on_threads(pebble_pool *pool, PyObject *function, PyObject *args,
     options.input = self;
     options.input_size = sizeof *self;
     options.release_input = deferred_push;
-    options.release_context = &self->deferred;
+    options.release_context = &self->call->deferred;
     Py_INCREF(self); /* the task's */
     pebble_error error = pebble_schedule_task(pool, &options, &self->engine);
     if (error == PEBBLE_OK)
@@ -117,10 +117,11 @@ static PyObject *run_forked(PyObject *const *args, int64_t limit_ns,
     options->timeout_ns = limit_ns;
     options->hooks = &single_process_hooks;
     options->release_input = deferred_push;
-    options->release_context = &self->deferred;
+    options->release_context = &self->call->deferred;
     Py_INCREF(self); /* the task's */
-    pebble_error error = pebble_concurrent_process(
-        process_inherited, &self->args, sizeof self->args, options, &self->engine);
+    pebble_error error =
+        pebble_concurrent_process(process_inherited, &self->call->args,
+                                  sizeof self->call->args, options, &self->engine);
     if (error == PEBBLE_OK)
         return (PyObject *)self;
     Py_DECREF(self);
@@ -193,7 +194,7 @@ PyObject *run_thread(PyObject *module, PyObject *const *args, Py_ssize_t nargs) 
     interpreter_precede_handler();
     options.hooks = &thread_hooks;
     options.release_input = deferred_push;
-    options.release_context = &self->deferred;
+    options.release_context = &self->call->deferred;
     Py_INCREF(self); /* the task's */
     pebble_error error = pebble_concurrent_thread(thread_call, self, sizeof *self,
                                                   &options, &self->engine);

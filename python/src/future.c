@@ -27,8 +27,33 @@ future_object *task_future_new(PyTypeObject *type, pebble_future *engine) {
     }
     self->kind = FUTURE_TASK;
     self->engine = engine;
-    self->deferred.object = (PyObject *)self;
     return self;
+}
+
+int future_set_call(future_object *self, PyObject *function, PyObject *args,
+                    PyObject *kwargs) {
+    PyObject *copy = kwargs != NULL ? PyDict_Copy(kwargs) : NULL;
+    if (kwargs != NULL && copy == NULL)
+        return -1;
+    if ((self->call = PyMem_Malloc(sizeof *self->call)) == NULL) {
+        Py_XDECREF(copy);
+        PyErr_NoMemory();
+        return -1;
+    }
+    *self->call = (future_call){.function = Py_XNewRef(function),
+                                .args = Py_NewRef(args),
+                                .kwargs = copy,
+                                .deferred = {.object = (PyObject *)self}};
+    return 0;
+}
+
+const future_audience future_nobody = {0};
+
+future_audience *future_audience_make(future_object *self) {
+    if (self->audience == NULL &&
+        (self->audience = PyMem_Calloc(1, sizeof *self->audience)) == NULL)
+        PyErr_NoMemory();
+    return self->audience;
 }
 
 PyObject *task_future_new_failed(PyTypeObject *type) {
@@ -129,7 +154,8 @@ int future_become_known(future_object *self) {
         self->known = true;
         pebble_future_unref(self->engine);
         self->engine = NULL;
-        Py_CLEAR(self->args);
+        if (self->call != NULL)
+            Py_CLEAR(self->call->args);
     }
     outcome_clear(&found);
     pebble_future_unref(engine);
@@ -220,9 +246,9 @@ static void tell_waiters(future_object *self) {
     static const char *const methods[] = {"add_result", "add_exception", "add_cancelled"};
     int end = future_is_cancelled(self) ? 2 : has_error(self);
     PyErr_Clear();
-    for (Py_ssize_t i = 0; self->waiters != NULL && i < PyList_GET_SIZE(self->waiters);
-         i++) {
-        PyObject *waiter = Py_NewRef(PyList_GET_ITEM(self->waiters, i));
+    PyObject *waiters = future_audience_of(self)->waiters; /* stays */
+    for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++) {
+        PyObject *waiter = Py_NewRef(PyList_GET_ITEM(waiters, i));
         PyObject *done = PyObject_CallMethod(waiter, methods[end], "O", self);
         if (done == NULL)
             PyErr_WriteUnraisable(waiter);
@@ -231,10 +257,10 @@ static void tell_waiters(future_object *self) {
     }
 }
 
-static void notify_condition(future_object *self) {
-    PyObject *done = PyObject_CallMethod(self->condition, "acquire", NULL);
+static void notify_condition(future_object *self, PyObject *condition) {
+    PyObject *done = PyObject_CallMethod(condition, "acquire", NULL);
     if (done == NULL) {
-        PyErr_WriteUnraisable(self->condition);
+        PyErr_WriteUnraisable(condition);
         return;
     }
     Py_DECREF(done);
@@ -242,9 +268,9 @@ static void notify_condition(future_object *self) {
     tell_waiters(self);
     static const char *const methods[] = {"notify_all", "release"};
     for (int i = 0; i < 2; i++) {
-        done = PyObject_CallMethod(self->condition, methods[i], NULL);
+        done = PyObject_CallMethod(condition, methods[i], NULL);
         if (done == NULL)
-            PyErr_WriteUnraisable(self->condition);
+            PyErr_WriteUnraisable(condition);
         Py_XDECREF(done);
     }
 }
@@ -253,11 +279,12 @@ void future_announce(future_object *self) {
     if (self->announced)
         return;
     self->announced = true;
-    if (self->condition != NULL)
-        notify_condition(self);
+    if (future_audience_of(self)->condition != NULL)
+        notify_condition(self, self->audience->condition);
     self->told = true;
-    PyObject *callbacks = self->callbacks;
-    self->callbacks = NULL;
+    PyObject *callbacks = future_audience_of(self)->callbacks;
+    if (callbacks != NULL)
+        self->audience->callbacks = NULL;
     for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
         if (future_call_back(self, PyList_GET_ITEM(callbacks, i)) < 0)
             log_callback_error(self); /* nobody else is there to take it */

@@ -13,6 +13,18 @@ typedef enum future_kind {
     FUTURE_MAP /* a map_future, see map.h */
 } future_kind;
 
+/* Threads: the call, until it runs. args alone: the call that a forked process inherits. */
+typedef struct future_call {
+    PyObject *function, *args, *kwargs;
+    deferred deferred; /* the task's reference to the future, whose this is */
+} future_call;
+
+/* As concurrent.futures has them in each future. */
+typedef struct future_audience {
+    PyObject *condition, *waiters, *callbacks;
+    PyObject *state; /* PLAIN: as concurrent.futures sets it */
+} future_audience;
+
 typedef struct future_object {
     PyObject_HEAD uint8_t kind;
     bool in_thread; /* TASK: of a thread pool, which leaves the outcome here before the end */
@@ -26,15 +38,25 @@ typedef struct future_object {
     pid_t pid; /* once known */
     pebble_future *engine; /* NULL once it is known, and if it never ran */
     outcome outcome;
-    PyObject *function, *args,
-        *kwargs; /* threads: the call, until it runs. args alone: the call
-                                           that a forked process inherits */
-    PyObject *condition, *waiters, *callbacks; /* made when they are asked for */
-    PyObject *state;                           /* PLAIN: as concurrent.futures sets it */
-    deferred deferred; /* the task's reference, where its input is this object's */
+    future_call *call;         /* or NULL */
+    future_audience *audience; /* NULL until somebody asks for what is in it */
 } future_object;
 
 extern PyType_Spec future_spec;
+
+extern const future_audience future_nobody;
+
+/* To look at. */
+static inline const future_audience *future_audience_of(const future_object *self) {
+    return self->audience != NULL ? self->audience : &future_nobody;
+}
+
+/* To change. NULL with an exception. */
+future_audience *future_audience_make(future_object *self);
+
+/* Makes it the future of a call. -1 with an exception. */
+int future_set_call(future_object *self, PyObject *function, PyObject *args,
+                    PyObject *kwargs);
 
 /* For subtypes. */
 int future_traverse(PyObject *self, visitproc visit, void *arg);

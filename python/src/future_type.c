@@ -23,34 +23,45 @@ static int future_init(future_object *self, PyObject *args, PyObject *kwargs) {
 int future_traverse(PyObject *object, visitproc visit, void *arg) {
     future_object *self = (future_object *)object;
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->function);
-    Py_VISIT(self->args);
-    Py_VISIT(self->kwargs);
-    Py_VISIT(self->condition);
-    Py_VISIT(self->waiters);
-    Py_VISIT(self->callbacks);
-    Py_VISIT(self->state);
+    if (self->call != NULL) {
+        Py_VISIT(self->call->function);
+        Py_VISIT(self->call->args);
+        Py_VISIT(self->call->kwargs);
+    }
+    if (self->audience != NULL) {
+        Py_VISIT(self->audience->condition);
+        Py_VISIT(self->audience->waiters);
+        Py_VISIT(self->audience->callbacks);
+        Py_VISIT(self->audience->state);
+    }
     return outcome_visit(&self->outcome, visit, arg);
 }
 
 int future_clear(PyObject *object) {
     future_object *self = (future_object *)object;
-    Py_CLEAR(self->function);
-    Py_CLEAR(self->args);
-    Py_CLEAR(self->kwargs);
-    Py_CLEAR(self->condition);
-    Py_CLEAR(self->waiters);
-    Py_CLEAR(self->callbacks);
-    Py_CLEAR(self->state);
+    if (self->call != NULL) {
+        Py_CLEAR(self->call->function);
+        Py_CLEAR(self->call->args);
+        Py_CLEAR(self->call->kwargs);
+    }
+    if (self->audience != NULL) {
+        Py_CLEAR(self->audience->condition);
+        Py_CLEAR(self->audience->waiters);
+        Py_CLEAR(self->audience->callbacks);
+        Py_CLEAR(self->audience->state);
+    }
     outcome_clear(&self->outcome);
     return 0;
 }
 
 static void future_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
+    future_object *self = (future_object *)object;
     PyObject_GC_UnTrack(object);
-    pebble_future_unref(((future_object *)object)->engine);
+    pebble_future_unref(self->engine);
     future_clear(object);
+    PyMem_Free(self->call);
+    PyMem_Free(self->audience);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -222,9 +233,11 @@ static PyObject *future_add_done_callback(future_object *self, PyObject *callbac
             return NULL;
         Py_RETURN_NONE;
     }
-    if (self->callbacks == NULL && (self->callbacks = PyList_New(0)) == NULL)
+    future_audience *audience = future_audience_make(self);
+    if (audience == NULL ||
+        (audience->callbacks == NULL && (audience->callbacks = PyList_New(0)) == NULL))
         return NULL;
-    if (PyList_Append(self->callbacks, callback) < 0 || future_watch(self) < 0)
+    if (PyList_Append(audience->callbacks, callback) < 0 || future_watch(self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -272,10 +285,11 @@ static PyObject *future_set_exception(future_object *self, PyObject *exception) 
 }
 
 static PyObject *state_of(future_object *self) {
+    const future_audience *audience = future_audience_of(self);
     if (self->kind == FUTURE_PLAIN)
-        return self->state != NULL ? self->state : names.pending;
+        return audience->state != NULL ? audience->state : names.pending;
     bool ended = future_has_ended(self);
-    if (self->condition != NULL ? self->told : ended)
+    if (audience->condition != NULL ? self->told : ended)
         return future_is_cancelled(self) ? names.cancelled_and_notified : names.finished;
     return ended || future_is_running(self) || self->cancel_accepted ? names.running
                                                                      : names.pending;
@@ -325,19 +339,22 @@ static PyObject *get_state(future_object *self, void *unused) {
 }
 
 static PyObject *get_condition(future_object *self, void *unused) {
+    future_audience *audience = future_audience_make(self);
     (void)unused;
-    if (self->condition == NULL) {
+    if (audience == NULL)
+        return NULL;
+    if (audience->condition == NULL) {
         PyObject *condition = PyObject_CallNoArgs(names.condition);
         if (condition == NULL)
             return NULL;
-        if (self->condition == NULL) /* else another thread was faster */
-            self->condition = condition;
+        if (audience->condition == NULL) /* else another thread was faster */
+            audience->condition = condition;
         else
             Py_DECREF(condition);
         if (future_watch(self) < 0)
             return NULL;
     }
-    return Py_NewRef(self->condition);
+    return Py_NewRef(audience->condition);
 }
 
 static PyObject *get_list(PyObject **list) {
@@ -347,13 +364,15 @@ static PyObject *get_list(PyObject **list) {
 }
 
 static PyObject *get_waiters(future_object *self, void *unused) {
+    future_audience *audience = future_audience_make(self);
     (void)unused;
-    return get_list(&self->waiters);
+    return audience != NULL ? get_list(&audience->waiters) : NULL;
 }
 
 static PyObject *get_callbacks(future_object *self, void *unused) {
+    future_audience *audience = future_audience_make(self);
     (void)unused;
-    return get_list(&self->callbacks);
+    return audience != NULL ? get_list(&audience->callbacks) : NULL;
 }
 
 /* NULL (None) while it has not ended. */
@@ -390,8 +409,12 @@ static PyObject *get_pid(future_object *self, void *unused) {
 
 /* Plain futures only: as concurrent.futures sets them. */
 static int set_plain(future_object *self, PyObject *value, void *closure) {
-    PyObject **fields[] = {&self->state,     &self->condition,     &self->waiters,
-                           &self->callbacks, &self->outcome.value, &self->outcome.error};
+    future_audience *audience = future_audience_make(self);
+    if (audience == NULL)
+        return -1;
+    PyObject **fields[] = {&audience->state,     &audience->condition,
+                           &audience->waiters,   &audience->callbacks,
+                           &self->outcome.value, &self->outcome.error};
     PyObject **field = fields[(uintptr_t)closure];
     if (self->kind != FUTURE_PLAIN) {
         PyErr_SetString(PyExc_AttributeError, "the attribute is the pool's to set");

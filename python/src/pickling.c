@@ -7,7 +7,7 @@
 #include "buffers.h"
 #include "source.h"
 
-enum { PROTOCOL = 5, FUNCTIONS_KEPT = 256, LOADED_KEPT = 8 };
+enum { PROTOCOL = 5, NAME_PROTOCOL = 3, FUNCTIONS_KEPT = 256, LOADED_KEPT = 8 };
 
 static pickle_writer kept; /* pickler NULL: none, or in use */
 
@@ -32,7 +32,7 @@ static void writer_fini(pickle_writer *writer) {
     Py_CLEAR(writer->to);
 }
 
-static int writer_init(pickle_writer *writer) {
+static int writer_init(pickle_writer *writer, int protocol) {
     writer->reducers = reducers_now();
     writer->pickler = NULL;
     writer->to = sink_new();
@@ -40,8 +40,9 @@ static int writer_init(pickle_writer *writer) {
                          ? PyObject_GetAttrString((PyObject *)writer->to, "keep_buffer")
                          : NULL;
     if (keep != NULL) /* file, protocol, fix_imports, buffer_callback */
-        writer->pickler = PyObject_CallFunction(names.pickler, "OiOO", writer->to,
-                                                (int)PROTOCOL, Py_True, keep);
+        writer->pickler =
+            PyObject_CallFunction(names.pickler, "OiOO", writer->to, protocol, Py_True,
+                                  protocol >= 5 ? keep : Py_None);
     Py_XDECREF(keep);
     if (writer->pickler != NULL && set_dispatch_table(writer->pickler) == 0)
         return 0;
@@ -54,7 +55,7 @@ int writer_take(pickle_writer *writer, pebble_task *task) {
     kept = (pickle_writer){0};
     if (writer->pickler != NULL && writer->reducers != reducers_now())
         writer_fini(writer);
-    if (writer->pickler == NULL && writer_init(writer) < 0)
+    if (writer->pickler == NULL && writer_init(writer, PROTOCOL) < 0)
         return -1;
     sink_reset(writer->to, task);
     return 0;
@@ -115,14 +116,15 @@ bool pickling_is_plain(PyObject *object) {
 static PyObject *pickled_functions;            /* function → bytes */
 static PyObject *last_function, *last_pickled; /* borrowed from it */
 
-static PyObject *dump_to_bytes(PyObject *object) {
+/* In the protocol in which a name alone takes least: each waiting task has it. */
+static PyObject *dump_name(PyObject *function) {
     pickle_writer writer;
     PyObject *bytes = NULL;
-    if (writer_take(&writer, NULL) < 0)
+    if (writer_init(&writer, NAME_PROTOCOL) < 0)
         return NULL;
-    if (writer_dump(&writer, object) == 0)
+    if (writer_dump(&writer, function) == 0)
         bytes = PyBytes_FromStringAndSize(writer.to->data, (Py_ssize_t)writer.to->size);
-    writer_release(&writer);
+    writer_fini(&writer);
     return bytes;
 }
 
@@ -131,7 +133,7 @@ static PyObject *pickle_function(PyObject *function) {
     PyObject *known = PyDict_GetItemWithError(pickled_functions, function);
     if (known != NULL || PyErr_Occurred())
         return known;
-    PyObject *bytes = dump_to_bytes(function);
+    PyObject *bytes = dump_name(function);
     if (bytes == NULL) {
         if (PyErr_ExceptionMatches(PyExc_Exception))
             PyErr_Clear(); /* it comes again when it is pickled with its arguments */

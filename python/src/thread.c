@@ -22,8 +22,9 @@ int thread_call(pebble_task *task, const void *input, size_t input_size) {
     if (!worker_enter())
         return 1;
     deferred_drain();
-    PyObject *function = self->function, *args = self->args, *kwargs = self->kwargs;
-    self->function = self->args = self->kwargs = NULL;
+    future_call *call = self->call;
+    PyObject *function = call->function, *args = call->args, *kwargs = call->kwargs;
+    call->function = call->args = call->kwargs = NULL;
     outcome_of_call(&result, function, args, kwargs);
     thread_note_traceback(&result);
     Py_DECREF(function);

@@ -49,7 +49,7 @@ static void start_result(channel_receiver *receiver) {
     receiver->sequence = receiver->header.sequence;
     receiver->result.data = NULL;
     receiver->result.size = 0;
-    receiver->capacity = FUTURE_INLINE_RESULT;
+    receiver->capacity = FUTURE_INLINE;
     receiver->no_memory = false;
     receiver->in_task = true;
 }

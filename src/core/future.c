@@ -36,7 +36,7 @@ pebble_future *future_new(pebble_pool *pool) {
     pebble_future *future = take_free(pool);
     if (future == NULL && (future = os_alloc(sizeof *future)) == NULL)
         return NULL;
-    memset(future, 0, offsetof(pebble_future, inline_result));
+    memset(future, 0, offsetof(pebble_future, small));
     atomic_store_explicit(&future->references, 2, memory_order_relaxed);
     future->pool = pool;
     pool_ref(pool);
@@ -77,7 +77,7 @@ void future_free_cached(pebble_pool *pool) {
 
 int future_set_input(pebble_future *future, const void *input, size_t input_size,
                      void (*release)(void *), void *release_context) {
-    void *copy = future->inline_input;
+    void *copy = future->small;
     future->input_size = input_size;
     if (release != NULL) {
         future->input = input;
@@ -85,7 +85,7 @@ int future_set_input(pebble_future *future, const void *input, size_t input_size
         future->release_context = release_context;
         return 0;
     }
-    if (input_size > FUTURE_INLINE_INPUT && (copy = os_alloc(input_size)) == NULL)
+    if (input_size > FUTURE_INLINE && (copy = os_alloc(input_size)) == NULL)
         return ENOMEM;
     if (input_size > 0)
         memcpy(copy, input, input_size);
@@ -100,12 +100,12 @@ void future_drop_input(pebble_future *future) {
     future->input = NULL;
     if (future->release_input != NULL)
         future->release_input(future->release_context);
-    else if (input != future->inline_input)
+    else if (input != future->small)
         os_free((void *)(uintptr_t)input);
 }
 
 void future_discard(pebble_future *future) {
-    if (future->release_input == NULL && future->input != future->inline_input)
+    if (future->release_input == NULL && future->input != future->small)
         os_free((void *)(uintptr_t)future->input);
     future_free(future);
 }
@@ -119,7 +119,7 @@ void future_set_result(pebble_future *future, result_bytes *result) {
     future->result = result->data;
     future->result_size = result->size;
     if (result->data == NULL)
-        memcpy(future->inline_result, result->small, sizeof future->inline_result);
+        memcpy(future->small, result->small, sizeof future->small);
     result->data = NULL;
 }
 
@@ -269,7 +269,7 @@ static pebble_error take_result(pebble_future *future, const void **data, size_t
         return error_set(future->failure->kind, "%s: %s", function,
                          future->failure->message);
     if (data != NULL)
-        *data = future->result != NULL ? future->result : future->inline_result;
+        *data = future->result != NULL ? future->result : future->small;
     if (size != NULL)
         *size = future->result_size;
     return PEBBLE_OK;

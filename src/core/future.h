@@ -56,7 +56,9 @@ typedef enum task_place { PLACE_NONE, PLACE_PENDING, PLACE_SENT, PLACE_TAKEN } t
 /* Why a running task is stopped. */
 typedef enum stop_reason { STOP_TIMEOUT, STOP_CANCEL, STOP_BREAK } stop_reason;
 
-enum { FUTURE_INLINE_RESULT = 16, FUTURE_INLINE_INPUT = 16 };
+enum {
+    FUTURE_INLINE = 16
+}; /* bytes of an input or result that need no memory of their own */
 
 typedef struct future_callback {
     struct future_callback *next;
@@ -68,7 +70,7 @@ typedef struct future_callback {
 typedef struct result_bytes {
     void *data; /* NULL: in small */
     size_t size;
-    alignas(16) unsigned char small[FUTURE_INLINE_RESULT];
+    alignas(16) unsigned char small[FUTURE_INLINE];
 } result_bytes;
 
 struct pebble_future {
@@ -93,7 +95,7 @@ struct pebble_future {
 
     _Atomic(future_callback *) callbacks;
     pebble_failure *failure;
-    void *result; /* NULL: in inline_result */
+    void *result; /* NULL: in small */
     size_t result_size;
     pid_t pid;
     uint8_t kind; /* task_kind */
@@ -104,8 +106,7 @@ struct pebble_future {
     uint8_t stop_reason; /* STOPPING: stop_reason */
     uint8_t tries;       /* workers that died before they started it, as they said */
     uint8_t end_state;   /* TAKEN: as of future_end() */
-    alignas(16) unsigned char inline_result[FUTURE_INLINE_RESULT];
-    alignas(16) unsigned char inline_input[FUTURE_INLINE_INPUT];
+    alignas(16) unsigned char small[FUTURE_INLINE]; /* the input; from the end on the result */
 };
 
 static inline uint32_t future_state(pebble_future *future) {

@@ -241,7 +241,7 @@ static bool find_in_chunk(pebble_map *map, const void *result, size_t result_siz
 /* The element at map->next of a chunk that has a result. */
 static pebble_error take_from_chunk(pebble_map *map, pebble_future *future,
                                     const void **data, size_t *size, const char *name) {
-    const void *result = future->result != NULL ? future->result : future->inline_result;
+    const void *result = future->result != NULL ? future->result : future->small;
     chunk_outcome outcome;
     const void *bytes;
     if (!find_in_chunk(map, result, future->result_size, &outcome, &bytes)) {

@@ -124,7 +124,7 @@ static void check_end(receiver_end *end) {
     if (end->no_memory)
         CHECK(end->result.size == 0);
     if (end->result.data == NULL)
-        CHECK(end->result.size <= FUTURE_INLINE_RESULT);
+        CHECK(end->result.size <= FUTURE_INLINE);
     touch(end->result.data != NULL ? end->result.data : end->result.small,
           end->result.size);
     result_bytes_fini(&end->result);
