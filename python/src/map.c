@@ -385,6 +385,17 @@ static PyObject *results_next(map_results_object *self) {
     return NULL;
 }
 
+/* So that list() takes its memory at once. */
+static PyObject *results_length_hint(map_results_object *self, PyObject *unused) {
+    const map_future *map = self->map;
+    Py_ssize_t left = map != NULL ? -map->element : 0;
+    (void)unused;
+    for (Py_ssize_t i = map != NULL ? map->chunk : 0; map != NULL && i < map->chunk_count;
+         i++)
+        left += map->chunks[i]->count;
+    return PyLong_FromSsize_t(left > 0 ? left : 0);
+}
+
 static int results_traverse(PyObject *object, visitproc visit, void *arg) {
     map_results_object *self = (map_results_object *)object;
     Py_VISIT(Py_TYPE(self));
@@ -409,6 +420,7 @@ static void results_dealloc(PyObject *object) {
 }
 
 static PyMethodDef results_methods[] = {
+    {"__length_hint__", (PyCFunction)results_length_hint, METH_NOARGS, NULL},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -1,5 +1,6 @@
 import concurrent.futures
 import itertools
+import operator
 import threading
 import weakref
 
@@ -31,6 +32,14 @@ def test_same_as_the_built_in_map(any_pool, iterables, chunksize):
 def test_any_size(process_pool, size, chunksize):
     future = process_pool.map(tasks.value, range(size), chunksize=chunksize)
     assert list(future.result()) == list(range(size))
+
+
+def test_tells_how_many_are_left(any_pool):
+    results = any_pool.map(tasks.value, range(10), chunksize=4).result()
+    for left in range(10, 0, -1):
+        assert operator.length_hint(results) == left
+        next(results)
+    assert operator.length_hint(results) == 0 and list(results) == []
 
 
 def test_returns_futures(process_pool, thread_pool):
