@@ -36,6 +36,7 @@ test-sanitize:
 
 bench:
 	@tools/bench
+	@tools/bench_python
 
 fuzz:
 	@tools/fuzz $(SECONDS_OF_FUZZING)

@@ -1,10 +1,18 @@
-"""One measurement, in a process of its own: measure.py ROW CONTENDER prints a number."""
+"""One measurement, in a process of its own; prints a number.
+
+measure.py row NUMBER CONTENDER
+measure.py curve NUMBER CONTENDER POINT
+"""
 
 import sys
 
 import contenders
+import curves
 import rows
 
 if __name__ == "__main__":
-    row, contender = int(sys.argv[1]), contenders.BY_NAME[sys.argv[2]]()
-    print(rows.ALL[row].measure(contender))
+    kind, number, contender = sys.argv[1], int(sys.argv[2]), contenders.BY_NAME[sys.argv[3]]()
+    if kind == "row":
+        print(rows.ALL[number].measure(contender))
+    else:
+        print(curves.ALL[number].measure(contender, int(sys.argv[4])))

@@ -1,40 +1,44 @@
 """Measures the Python package beside its peers, and prints a table.
 
-    run.py --ours PYTHON --peers PYTHON [--rounds N] [--row TEXT] [--json FILE]
+    run.py --ours PYTHON --peers PYTHON --json FILE [--rounds N] [--only TEXT]
 
 PYTHON: interpreters of the same version, one with our package, one with the peers (Pebble of the registry
 has the same name). Each measurement is a fresh process; the contenders of a row take turns, round by
-round. The figures are medians; a ratio over 1 says how many times faster (smaller) ours is.
+round. The figures are medians; a ratio over 1 says how many times faster (smaller) ours is. FILE gets
+every number, with what it was measured on.
 """
 
 import argparse
+import datetime
 import json
 import os
-import statistics
+import platform
 import subprocess
 
 import contenders
+import curves
+import results
 import rows
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TIMEOUT = 180
+TIMEOUT = 240
 
 
-def measure(python, row, contender):
+def measure(python, *arguments):
     """A number, or why there is none."""
+    command = [python, "-W", "ignore", os.path.join(HERE, "measure.py"), *map(str, arguments)]
     try:
-        run = subprocess.run(
-            [python, "-W", "ignore", os.path.join(HERE, "measure.py"), str(row), contender.name],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return f"more than {TIMEOUT} s"
     if run.returncode != 0:
         lines = run.stderr.strip().splitlines()
         return lines[-1][:80] if lines else f"exit code {run.returncode}"
     return float(run.stdout.split()[-1])
+
+
+def python_for(options, contender):
+    return options.peers if contender.peers else options.ours
 
 
 def measure_row(options, number, row):
@@ -44,8 +48,7 @@ def measure_row(options, number, row):
         for contender in rows.contenders_of(row, contenders.ALL):
             if isinstance(found.get(contender.name), str):
                 continue
-            python = options.peers if contender.peers else options.ours
-            result = measure(python, number, contender)
+            result = measure(python_for(options, contender), "row", number, contender.name)
             if isinstance(result, str):
                 found[contender.name] = result
             else:
@@ -53,23 +56,23 @@ def measure_row(options, number, row):
     return found
 
 
-def ratio(medians, names):
-    others = [medians[name] for name in names if name in medians]
-    return min(others) / medians["ours"] if others and "ours" in medians else None
-
-
-def verdict(reached, wanted):
-    if wanted is None or reached is None:
-        return ""
-    return f" (to reach {wanted:g})" if reached >= wanted else f" (NOT REACHED: {wanted:g})"
+def measure_curve(options, number, curve):
+    """Contender's name → point → number, or why there is none: then there are no more points."""
+    found = {name: {} for name in curve.names}
+    for point in curve.points:
+        for name, points in found.items():
+            contender = contenders.BY_NAME[name]
+            failed = any(isinstance(result, str) for result in points.values())
+            if failed or (contender.peers and point > curve.most_for_peers):
+                continue
+            points[point] = measure(
+                python_for(options, contender), "curve", number, name, point
+            )
+    return found
 
 
 def print_row(row, found):
-    medians = {
-        name: statistics.median(numbers)
-        for name, numbers in found.items()
-        if isinstance(numbers, list)
-    }
+    medians = results.medians_of(found)
     print(f"\n{row.name}, {row.unit}")
     for name, numbers in found.items():
         if name not in medians:
@@ -77,11 +80,51 @@ def print_row(row, found):
             continue
         against = f"{medians[name] / medians['ours']:10.2f} x" if "ours" in medians else ""
         print(f"  {name:22}{medians[name]:12.2f}{against if name != 'ours' else ''}")
-    pebble, best = ratio(medians, ["Pebble"]), ratio(medians, set(medians) - {"ours"})
-    if pebble is not None:
-        print(f"  against Pebble   {pebble:8.2f} x{verdict(pebble, row.against_pebble)}")
-    if best is not None:
-        print(f"  against the best {best:8.2f} x{verdict(best, row.against_best)}", flush=True)
+    for against, found_ratio, wanted in results.ratios_of(row, medians):
+        verdict = "" if wanted is None else f" (to reach: {wanted:g})"
+        if wanted is not None and found_ratio < wanted:
+            verdict = f" (NOT REACHED: {wanted:g})"
+        print(f"  against {against:14}{found_ratio:12.2f} x{verdict}")
+
+
+def print_curve(curve, found):
+    print(f"\n{curve.title}, {curve.y}")
+    print(f"  {curve.x:22}" + "".join(f"{point:>12}" for point in curve.points))
+    for name, points in found.items():
+        cells = [points.get(point, "") for point in curve.points]
+        shown = ["-" if isinstance(cell, str) else f"{cell:.3f}" for cell in cells]
+        print(f"  {name:22}" + "".join(f"{cell:>12}" for cell in shown))
+        for point, reason in points.items():
+            if isinstance(reason, str):
+                print(f"    at {point}: {reason}")
+
+
+def versions(python):
+    """Of the peers that are there."""
+    with open(os.path.join(HERE, "requirements.txt")) as file:
+        wanted = [line.strip() for line in file if line.strip() and not line.startswith("#")]
+    command = "import importlib.metadata as m, sys; print(sys.argv[1], m.version(sys.argv[1]))"
+    runs = [
+        subprocess.run([python, "-c", command, name], capture_output=True, text=True)
+        for name in wanted
+        if name != "matplotlib"
+    ]
+    return [run.stdout.strip() for run in runs if run.returncode == 0]
+
+
+def machine(options):
+    with open("/proc/cpuinfo") as file:
+        models = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processors": len(os.sched_getaffinity(0)),
+        "model": models[0] if models else platform.machine(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "rounds": options.rounds,
+        "load": os.getloadavg()[0],
+        "peers": versions(options.peers),
+    }
 
 
 def main():
@@ -89,17 +132,20 @@ def main():
     parser.add_argument("--ours", required=True)
     parser.add_argument("--peers", required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--row", default="", help="only rows whose name holds this")
-    parser.add_argument("--json")
+    parser.add_argument("--only", default="", help="only rows and curves whose name holds this")
+    parser.add_argument("--json", required=True)
     options = parser.parse_args()
-    everything = {}
+    everything = {"machine": machine(options), "rows": {}, "curves": {}}
     for number, row in enumerate(rows.ALL):
-        if options.row in row.name:
-            everything[row.name] = found = measure_row(options, number, row)
+        if options.only in row.name:
+            everything["rows"][row.name] = found = measure_row(options, number, row)
             print_row(row, found)
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(everything, file, indent=1)
+    for number, curve in enumerate(curves.ALL):
+        if options.only in curve.title:
+            everything["curves"][curve.key] = found = measure_curve(options, number, curve)
+            print_curve(curve, found)
+    with open(options.json, "w") as file:
+        json.dump(everything, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""What the Python tests in python/ and faults/ share."""
+
 import multiprocessing
 import os
 import subprocess
@@ -8,7 +10,10 @@ import hypothesis
 import pebble
 import pytest
 
-from support import (
+PYTHON_TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "python")
+sys.path.insert(0, PYTHON_TESTS)
+
+from support import (  # noqa: E402
     Flag,
     children,
     command_line,
@@ -17,8 +22,6 @@ from support import (
     start_workers,
     threads,
 )
-
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 hypothesis.settings.register_profile(
     "pools",
@@ -112,7 +115,7 @@ class Program:
 
     def __init__(self, path, *arguments, **options):
         self.errors = path.with_suffix(".errors")
-        search = [HERE, os.environ.get("PYTHONPATH")]
+        search = [PYTHON_TESTS, os.environ.get("PYTHONPATH")]
         with open(self.errors, "w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, path, *arguments],
