@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Callable, Tuple
 
 import tasks
-from rows import MIB, WORKERS, bytes_of, microseconds_each, resident_bytes, warm
+from rows import MIB, WORKERS, bytes_of, grown_by_queued, microseconds_each, warm
 
 OFTEN_MEASURED = ("ours", "Pebble", "ProcessPoolExecutor", "multiprocessing.Pool")
 
@@ -46,16 +46,7 @@ def many_tasks(contender, count):
 
 def queued(contender, count):
     """MiB that the program has grown by."""
-    pool = contender.open(1)
-    warm(contender, pool)
-    busy = contender.submit(pool, tasks.sleep, 2 + count / 20000)
-    before = resident_bytes()
-    results = [contender.submit(pool, tasks.nothing) for _ in range(count)]
-    grown = (resident_bytes() - before) / MIB
-    contender.get(busy)
-    contender.get(results[-1])
-    contender.close(pool)
-    return grown
+    return grown_by_queued(contender, count) / MIB
 
 
 def throughput(contender, workers):

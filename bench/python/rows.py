@@ -6,6 +6,7 @@ contender's methods without which it is not in the row.
 
 import os
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass
 from typing import Callable, Optional, Tuple
@@ -167,18 +168,25 @@ def resident_bytes():
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def memory(contender):
-    count = 50000
+def grown_by_queued(contender, count):
+    """Bytes that the program has grown by when so many tasks wait."""
     pool = contender.open(1)
     warm(contender, pool)
-    busy = contender.submit(pool, tasks.sleep, 3)
-    before = resident_bytes()
-    results = [contender.submit(pool, tasks.nothing) for _ in range(count)]
-    number = (resident_bytes() - before) / count
-    contender.get(busy)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "go on")
+        busy = contender.submit(pool, tasks.wait_for, path)
+        before = resident_bytes()
+        results = [contender.submit(pool, tasks.nothing) for _ in range(count)]
+        grown = resident_bytes() - before
+        open(path, "w").close()
+        contender.get(busy)
     contender.get(results[-1])
     contender.close(pool)
-    return number
+    return grown
+
+
+def memory(contender):
+    return grown_by_queued(contender, 50000) / 50000
 
 
 def threads(contender):

@@ -21,6 +21,11 @@ def sleep(seconds):
     time.sleep(seconds)
 
 
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
 def loop(argument=None):
     while True:
         pass

@@ -151,7 +151,9 @@ int interpreter_before_wait(void) {
 /* Calls a function of pebble._worker; name may be NULL. What it raises is printed: there is nobody
  * to tell. */
 static void call_worker_module(const char *function, PyObject *name) {
-    PyObject *module = PyImport_ImportModule("pebble._worker");
+    static PyObject *module; /* never given back: it is the package's */
+    if (module == NULL)
+        module = PyImport_ImportModule("pebble._worker");
     PyObject *method = module != NULL ? PyUnicode_FromString(function) : NULL;
     PyObject *done = NULL;
     if (method != NULL)
@@ -160,7 +162,6 @@ static void call_worker_module(const char *function, PyObject *name) {
         PyErr_WriteUnraisable(NULL);
     Py_XDECREF(done);
     Py_XDECREF(method);
-    Py_XDECREF(module);
 }
 
 /* ---- Forks ---- */
