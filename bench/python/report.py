@@ -16,7 +16,7 @@ import rows
 
 matplotlib.use("svg")
 matplotlib.rcParams.update(
-    {"svg.hashsalt": "pebble", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    {"svg.hashsalt": "pebble", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 )
 from matplotlib import pyplot  # noqa: E402
 
@@ -151,10 +151,11 @@ def table_of_curve(curve, found):
 
 
 def describe(machine):
+    peers = ", ".join(machine["peers"])
     return (
         f"{machine['date']}: {machine['processors']} processors ({machine['model']}), "
         f"Linux {machine['kernel']}, CPython {machine['python']}, "
-        f"median of {machine['rounds']} rounds. Peers: {', '.join(machine["peers"])}."
+        f"median of rounds: {machine['rounds']}. Peers: {peers}."
     )
 
 
@@ -180,13 +181,14 @@ def main():
     charts = os.path.join(docs, "charts")
     os.makedirs(charts, exist_ok=True)
     draw_bars(found["rows"], charts)
-    for curve in curves.ALL:
+    drawn = [curve for curve in curves.ALL if curve.key in found["curves"]]
+    for curve in drawn:
         draw_curve(curve, found["curves"][curve.key], charts)
     performance = os.path.join(docs, "performance.md")
     replace_block(performance, "machine", describe(found["machine"]))
     replace_block(performance, "rows", table(found["rows"], short=False))
     replace_block(performance, "all", table_of_all(found["rows"]))
-    tables = [table_of_curve(curve, found["curves"][curve.key]) for curve in curves.ALL]
+    tables = [table_of_curve(curve, found["curves"][curve.key]) for curve in drawn]
     replace_block(performance, "curves", "\n\n".join(tables))
     replace_block(os.path.join(docs, "..", "README.md"), "rows", table(found["rows"], short=True))
 
