@@ -7,9 +7,7 @@ import sys
 
 import pytest
 
-from conftest import HERE
-
-TOP = os.path.dirname(os.path.dirname(HERE))
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def programs():
