@@ -61,6 +61,7 @@ int future_set_call(future_object *self, PyObject *function, PyObject *args,
 /* For subtypes. */
 int future_traverse(PyObject *self, visitproc visit, void *arg);
 int future_clear(PyObject *self);
+void future_fini(PyObject *self); /* for their dealloc */
 
 /* A future of a task; takes the engine's. NULL with an exception. */
 future_object *task_future_new(PyTypeObject *type, pebble_future *engine);

@@ -54,14 +54,18 @@ int future_clear(PyObject *object) {
     return 0;
 }
 
-static void future_dealloc(PyObject *object) {
-    PyTypeObject *type = Py_TYPE(object);
+void future_fini(PyObject *object) {
     future_object *self = (future_object *)object;
-    PyObject_GC_UnTrack(object);
     pebble_future_unref(self->engine);
     future_clear(object);
     PyMem_Free(self->call);
     PyMem_Free(self->audience);
+}
+
+static void future_dealloc(PyObject *object) {
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    future_fini(object);
     type->tp_free(object);
     Py_DECREF(type);
 }

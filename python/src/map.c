@@ -473,6 +473,7 @@ static void map_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     map_clear(object);
+    future_fini(object);
     for (Py_ssize_t i = 0; i < self->chunk_count; i++) {
         pebble_future_unref(self->chunks[i]->engine);
         PyMem_Free(self->chunks[i]);
