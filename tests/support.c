@@ -212,16 +212,16 @@ void process_name(pid_t pid, char name[32]) {
         fclose(file);
 }
 
-size_t process_resident(pid_t pid) {
+size_t process_memory(pid_t pid) {
     char path[64];
-    unsigned long pages = 0;
+    unsigned long pages = 0, shared = 0;
     snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
     FILE *file = fopen(path, "re");
-    if (file == NULL || fscanf(file, "%*u %lu", &pages) != 1)
-        pages = 0;
+    if (file == NULL || fscanf(file, "%*u %lu %lu", &pages, &shared) != 2)
+        pages = shared = 0;
     if (file != NULL)
         fclose(file);
-    return pages * (size_t)sysconf(_SC_PAGESIZE);
+    return (pages - shared) * (size_t)sysconf(_SC_PAGESIZE);
 }
 
 /* Of a folder in /proc, where the entries are numbers. */

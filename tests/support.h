@@ -109,8 +109,8 @@ size_t process_children(pid_t pid, pid_t *pids, size_t capacity);
 /* The name (comm) of a process or thread. */
 void process_name(pid_t pid, char name[32]);
 
-/* The memory that a process has in use, in bytes; 0 if there is none such. */
-size_t process_resident(pid_t pid);
+/* The memory of its own that a process has in use, in bytes; 0 if there is no such process. */
+size_t process_memory(pid_t pid);
 
 /* How many descriptors, and threads, a process has. */
 size_t process_descriptors(pid_t pid);

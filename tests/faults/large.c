@@ -78,21 +78,21 @@ static pebble_future *schedule_input(pebble_pool *pool, const void *input,
 /* A worker whose memory has grown by so much. */
 typedef struct receiver {
     pebble_future *future;
-    size_t resident_before;
+    size_t memory_before;
 } receiver;
 
 static bool has_received_half(void *context) {
     receiver *self = context;
     pid_t pid = pebble_future_pid(self->future);
-    return pid != 0 && process_resident(pid) > self->resident_before + HALF;
+    return pid != 0 && process_memory(pid) > self->memory_before + HALF;
 }
 
-static size_t resident_of_worker(pebble_pool *pool) {
+static size_t memory_of_worker(pebble_pool *pool) {
     pid_t pid;
     size_t count = 0;
     expect_ok(pebble_pool_get_pids(pool, &pid, 1, &count));
     assert_true(count > 0);
-    return process_resident(pid);
+    return process_memory(pid);
 }
 
 /* On the pool's other worker, if this one does nothing. */
@@ -146,7 +146,7 @@ static void check_receiving(fault what) {
     pebble_pool *pool = pool_of_two();
     void *input = shared_memory(SIZE);
     memset(input, 'i', SIZE);
-    receiver self = {.resident_before = resident_of_worker(pool)};
+    receiver self = {.memory_before = memory_of_worker(pool)};
     self.future = schedule_input(pool, input, &released, timeout_of(what));
     assert_true(wait_until(has_received_half, &self));
     check_fault(pool, self.future, what);
@@ -156,13 +156,13 @@ static void check_receiving(fault what) {
 
 static void check_sending(fault what) {
     pebble_pool *pool = pool_of_two();
-    size_t before = process_resident(getpid());
+    size_t before = process_memory(getpid());
     pebble_future *future = schedule(pool, send_all, NULL, 0, timeout_of(what));
     counter_expect(sent, HALF / MIB);
     check_fault(pool, future, what);
     assert_true(counter_value(sent) < SIZE / MIB);
     if (!SANITIZED) /* which keep what is freed for a while */
-        assert_true(process_resident(getpid()) < before + SIZE / 8);
+        assert_true(process_memory(getpid()) < before + SIZE / 8);
     close_join_free(pool);
 }
 
