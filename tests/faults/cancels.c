@@ -88,7 +88,8 @@ static void wait_for(part *self, uint32_t number) {
     while (pebble_future_wait(self->entries[number].future, PEBBLE_MILLISECONDS(5)) !=
                PEBBLE_OK &&
            os_now_ns() < deadline_ns) {
-        for (uint32_t i = number; i < self->count && self->entries[i].future != NULL; i++) {
+        for (uint32_t i = number; i < self->count && self->entries[i].future != NULL;
+             i++) {
             if (!would_end(&self->entries[i]))
                 self->entries[i].cancelled |=
                     pebble_future_cancel(self->entries[i].future);
@@ -152,8 +153,8 @@ static void check_pool(pebble_pool *pool, bool threads) {
     uint32_t count = environment_number("PEBBLE_CANCELS", TASKS) / POOLS / THREADS;
     ran = shared_memory(THREADS * count);
     for (uint32_t i = 0; i < THREADS; i++) {
-        parts[i] = (part){
-            .pool = pool, .threads = threads, .seed = 7 * i + 1, .count = count};
+        parts[i] =
+            (part){.pool = pool, .threads = threads, .seed = 7 * i + 1, .count = count};
         parts[i].entries = calloc(count, sizeof *parts[i].entries);
         assert_non_null(parts[i].entries);
         for (uint32_t n = 0; n < count; n++)
@@ -163,8 +164,8 @@ static void check_pool(pebble_pool *pool, bool threads) {
         assert_int_equal(pthread_create(&parts[i].thread, NULL, run_part, &parts[i]), 0);
     for (int i = 0; i < THREADS; i++) {
         pthread_join(parts[i].thread, NULL);
-        print_message("%u succeeded, %u cancelled, %u timed out\n", parts[i].by[PEBBLE_OK],
-                      parts[i].by[PEBBLE_ERR_TASK_CANCELLED],
+        print_message("%u succeeded, %u cancelled, %u timed out\n",
+                      parts[i].by[PEBBLE_OK], parts[i].by[PEBBLE_ERR_TASK_CANCELLED],
                       parts[i].by[PEBBLE_ERR_TASK_TIMEOUT]);
     }
     close_join_free(pool);

@@ -59,8 +59,8 @@ static pid_t zygote_of(pebble_pool *pool) {
 
 /* Every way in which a process of the pool may end, the pool's own end last. */
 static void use_pool(pebble_start_method method) {
-    pebble_pool *pool = new_process_pool(
-        PEBBLE_POOL_OPTIONS(.max_workers = 2, .start_method = method));
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .start_method = method));
     expect_works(pool);
     assert_int_equal(take_int(schedule(pool, wait_for_child, NULL, 0, 0)), 7);
     pebble_future *future = schedule(pool, leave, NULL, 0, 0);

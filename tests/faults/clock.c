@@ -148,13 +148,14 @@ static void expect_took(int64_t since_ns, int64_t expected_ns) {
 }
 
 static void check_tasks(void) {
-    const int64_t timeout_ns = PEBBLE_MILLISECONDS(150), grace_ns = PEBBLE_MILLISECONDS(100);
+    const int64_t timeout_ns = PEBBLE_MILLISECONDS(150),
+                  grace_ns = PEBBLE_MILLISECONDS(100);
     int64_t long_ns = PEBBLE_MILLISECONDS(300);
     pebble_pool *pool = new_process_pool(
         PEBBLE_POOL_OPTIONS(.max_workers = 2, .termination_grace_ns = grace_ns));
     int64_t before_ns = os_now_ns();
-    pebble_future *longer = schedule(pool, take_ns, &long_ns, sizeof long_ns,
-                                     PEBBLE_SECONDS(60));
+    pebble_future *longer =
+        schedule(pool, take_ns, &long_ns, sizeof long_ns, PEBBLE_SECONDS(60));
     expect_end(schedule(pool, stay, NULL, 0, timeout_ns), PEBBLE_ERR_TASK_TIMEOUT);
     expect_took(before_ns, timeout_ns + grace_ns);
     expect_end(longer, PEBBLE_OK);

@@ -230,13 +230,15 @@ static void test_none_for_a_while(void **state) {
 
 /* ---- Real limits: descriptors ---- */
 
-static void limit(pid_t pid, __rlimit_resource_t resource, rlim_t value, struct rlimit *before) {
+static void limit(pid_t pid, __rlimit_resource_t resource, rlim_t value,
+                  struct rlimit *before) {
     assert_int_equal(prlimit(pid, resource, NULL, before), 0);
     struct rlimit limited = {.rlim_cur = value, .rlim_max = before->rlim_max};
     assert_int_equal(prlimit(pid, resource, &limited, NULL), 0);
 }
 
-static void give_back(pid_t pid, __rlimit_resource_t resource, const struct rlimit *before) {
+static void give_back(pid_t pid, __rlimit_resource_t resource,
+                      const struct rlimit *before) {
     assert_int_equal(prlimit(pid, resource, before, NULL), 0);
 }
 
@@ -253,7 +255,8 @@ static void check_descriptors(int more) {
     pebble_pool *pool = NULL;
     pebble_future *first = NULL, *second = NULL;
     limit(0, RLIMIT_NOFILE, (rlim_t)(lowest_free_descriptor() + more), &before);
-    pebble_error error = pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 2), &pool);
+    pebble_error error =
+        pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 2), &pool);
     if (error == PEBBLE_OK) {
         first = try_schedule(&run, pool, leave, 0, 0);
         second = try_schedule(&run, pool, square, 5, 0);
@@ -320,7 +323,8 @@ static int use_few_processes(void *context) {
     if (setresuid(NOBODY, NOBODY, 0) != 0)
         return 2;
     limit_processes((rlim_t)more);
-    pebble_error error = pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
+    pebble_error error =
+        pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
     if (error != PEBBLE_OK)
         return is_refusal(error) ? 0 : 3;
     for (int i = 0; i < 3; i++)
@@ -346,7 +350,8 @@ static int use_few_threads(void *context) {
     if (setresuid(NOBODY, NOBODY, 0) != 0)
         return 2;
     limit_processes((rlim_t)more);
-    pebble_error error = pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
+    pebble_error error =
+        pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
     if (error != PEBBLE_OK)
         return is_refusal(error) ? 0 : 3;
     for (int i = 0; i < 20; i++) {
@@ -426,9 +431,10 @@ static void test_little_memory_in_a_worker(void **state) {
     (void)state;
     if (SANITIZED)
         skip(); /* it needs an address space of its own */
-    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(
-        .max_workers = 1, .initializer = limit_memory, .initializer_input = &more,
-        .initializer_input_size = sizeof more));
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .initializer = limit_memory,
+                                             .initializer_input = &more,
+                                             .initializer_input_size = sizeof more));
     void *large = calloc(1, 50 * MIB);
     assert_non_null(large);
     assert_int_equal(take_int(schedule(pool, tell_size, large, 10 * MIB, 0)), 10);
@@ -450,7 +456,8 @@ static int receive_too_much(void *unused) {
     if (limit_memory(&more, sizeof more) != 0)
         return 2;
     for (int i = 0; i < 3; i++) {
-        expect_end(schedule(pool, write_much, &much, sizeof much, 0), PEBBLE_ERR_NO_MEMORY);
+        expect_end(schedule(pool, write_much, &much, sizeof much, 0),
+                   PEBBLE_ERR_NO_MEMORY);
         expect_end(schedule(pool, write_much, &little, sizeof little, 0), PEBBLE_OK);
         assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 169);
     }

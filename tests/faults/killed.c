@@ -12,7 +12,8 @@ enum { WORKERS = 3 };
 
 typedef struct area {
     counter met, held, forks;
-    _Atomic int hold_in, go; /* the moment of a fork that is held up, and whether it goes on */
+    _Atomic int hold_in,
+        go; /* the moment of a fork that is held up, and whether it goes on */
 } area;
 
 static area *shared;
@@ -152,7 +153,8 @@ static void check_idle_zygote(pebble_start_method method) {
     pid_t before[WORKERS], after[WORKERS];
     pebble_pool *pool = pool_of(method);
     meet_all(pool, before);
-    for (int round = 0; round < 6; round++) { /* more than a pool bears without any task's end */
+    for (int round = 0; round < 6;
+         round++) { /* more than a pool bears without any task's end */
         process_kill(process_parent(before[0]));
         for (int i = 0; i < WORKERS; i++)
             expect_gone(before[i]);
@@ -263,7 +265,8 @@ static void test_zygote_that_forks_at_any_moment(void **state) {
         pid_t zygote;
         for (int n = 0; n < TASKS; n++)
             futures[n] = schedule(pool, square, &n, sizeof n, 0);
-        pebble_future_wait(futures[0], DEADLINE_NS); /* one has ended: no zygote is to blame */
+        pebble_future_wait(futures[0],
+                           DEADLINE_NS); /* one has ended: no zygote is to blame */
         usleep((unsigned)rand_r(&seed) % 5000);
         if (process_children(getpid(), &zygote, 1) == 1)
             kill(zygote, SIGKILL);

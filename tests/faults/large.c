@@ -101,7 +101,12 @@ static void expect_works(pebble_pool *pool) {
         assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), n * n);
 }
 
-typedef enum fault { KILLED, STOPPED_AND_CANCELLED, STOPPED_AND_TIMED_OUT, STOPPED_WITH_TIMEOUT } fault;
+typedef enum fault {
+    KILLED,
+    STOPPED_AND_CANCELLED,
+    STOPPED_AND_TIMED_OUT,
+    STOPPED_WITH_TIMEOUT
+} fault;
 
 static const pebble_error ends[] = {PEBBLE_ERR_TASK_EXPIRED, PEBBLE_ERR_TASK_CANCELLED,
                                     PEBBLE_ERR_TASK_TIMEOUT, PEBBLE_ERR_TASK_CANCELLED};

@@ -54,11 +54,12 @@ static usage usage_of(pid_t pid) {
 }
 
 static void expect_flat(const char *whose, usage before, usage after) {
-    print_message("%s: %+ld KiB allocated, %+ld KiB of memory, %zu descriptors, %zu threads, "
-                  "%zu processes\n",
-                  whose, ((long)after.allocated - (long)before.allocated) / KIB,
-                  ((long)after.memory - (long)before.memory) / KIB, after.descriptors,
-                  after.threads, after.processes);
+    print_message(
+        "%s: %+ld KiB allocated, %+ld KiB of memory, %zu descriptors, %zu threads, "
+        "%zu processes\n",
+        whose, ((long)after.allocated - (long)before.allocated) / KIB,
+        ((long)after.memory - (long)before.memory) / KIB, after.descriptors,
+        after.threads, after.processes);
     if (!SANITIZED) { /* which keep what is freed for a while */
         assert_true(after.allocated <= before.allocated + 64 * KIB);
         assert_true(after.memory <= before.memory + 1024 * KIB);
@@ -129,12 +130,14 @@ static void test_pools(void **state) {
 
 static void test_tiny_process_pools(void **state) {
     (void)state;
-    check_pools(environment_number("PEBBLE_TINY_POOLS", TINY_POOLS), use_tiny_process_pool);
+    check_pools(environment_number("PEBBLE_TINY_POOLS", TINY_POOLS),
+                use_tiny_process_pool);
 }
 
 static void test_tiny_thread_pools(void **state) {
     (void)state;
-    check_pools(environment_number("PEBBLE_TINY_POOLS", 10 * TINY_POOLS), use_tiny_thread_pool);
+    check_pools(environment_number("PEBBLE_TINY_POOLS", 10 * TINY_POOLS),
+                use_tiny_thread_pool);
 }
 
 /* ---- Tasks of which every tenth crashes ---- */

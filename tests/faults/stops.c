@@ -64,8 +64,9 @@ static int nothing(pebble_task *task, const void *input, size_t input_size) {
 /* ---- In the program ---- */
 
 static pebble_pool *pool_of_two(void) {
-    return new_process_pool(PEBBLE_POOL_OPTIONS(
-        .max_workers = 2, .termination_grace_ns = PEBBLE_MILLISECONDS(500)));
+    return new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 2,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(500)));
 }
 
 /* Stops, unless it is, joins and frees. */
@@ -93,7 +94,8 @@ static void count(void *context) {
     counter_add(context, 1);
 }
 
-static pebble_future *schedule_lent(pebble_pool *pool, const void *input, counter *released) {
+static pebble_future *schedule_lent(pebble_pool *pool, const void *input,
+                                    counter *released) {
     pebble_future *future = NULL;
     pebble_task_options options = PEBBLE_TASK_OPTIONS_INIT;
     options.function = count_bytes;

@@ -26,7 +26,15 @@ enum {
 
 /* ---- Tasks ---- */
 
-typedef enum kind { QUICK, LONGER, ECHOES, WITH_CHILD, TIMES_OUT, IS_CANCELLED, KINDS } kind;
+typedef enum kind {
+    QUICK,
+    LONGER,
+    ECHOES,
+    WITH_CHILD,
+    TIMES_OUT,
+    IS_CANCELLED,
+    KINDS
+} kind;
 
 static int square(pebble_task *task, const void *input, size_t input_size) {
     int n = *(const int *)input, result = n * n;
@@ -116,7 +124,7 @@ static void finish(load *self, entry *at) {
     if (at->future == NULL)
         return;
     pebble_error error = pebble_future_result(at->future, DEADLINE_NS, &data, &size);
-    bool right = error == PEBBLE_OK             ? is_right(at, data, size)
+    bool right = error == PEBBLE_OK                 ? is_right(at, data, size)
                  : error == PEBBLE_ERR_TASK_TIMEOUT ? at->kind == TIMES_OUT
                                                     : error == PEBBLE_ERR_TASK_EXPIRED;
     if (at->cancelled || error == PEBBLE_ERR_TASK_CANCELLED)
@@ -209,9 +217,8 @@ static void check_loads(load *loads, const kills *made) {
     print_message("%d succeeded, %d timed out, %d cancelled, %d expired; killed: %d "
                   "zygotes, %d others\n",
                   (int)ends[PEBBLE_OK], (int)ends[PEBBLE_ERR_TASK_TIMEOUT],
-                  (int)ends[PEBBLE_ERR_TASK_CANCELLED],
-                  (int)ends[PEBBLE_ERR_TASK_EXPIRED], (int)made->zygotes,
-                  (int)made->others);
+                  (int)ends[PEBBLE_ERR_TASK_CANCELLED], (int)ends[PEBBLE_ERR_TASK_EXPIRED],
+                  (int)made->zygotes, (int)made->others);
     assert_int_equal(refused, 0);
     assert_int_equal(wrong, 0);
     assert_true(ends[PEBBLE_ERR_TASK_EXPIRED] <= made->zygotes * WORKERS + made->others);

@@ -90,8 +90,9 @@ static void test_all_at_once(void **state) {
     pebble_future *futures[STUBBORN];
     int64_t ended_ns[STUBBORN] = {0};
     (void)state;
-    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(
-        .max_workers = STUBBORN + OTHERS, .termination_grace_ns = GRACE_NS));
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = STUBBORN + OTHERS,
+                                             .termination_grace_ns = GRACE_NS));
     for (int i = 0; i < ROUND_TRIPS; i++)
         note_round_trip(pool, &before);
     int64_t first_ns = os_now_ns();

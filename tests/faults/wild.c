@@ -93,8 +93,9 @@ static int become_nobody(pebble_task *task, const void *input, size_t input_size
 /* ---- In the program ---- */
 
 static pebble_pool *pool_of(int workers) {
-    return new_process_pool(PEBBLE_POOL_OPTIONS(
-        .max_workers = workers, .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
+    return new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = workers,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
 }
 
 static void expect_works(pebble_pool *pool) {
@@ -115,8 +116,8 @@ static void check_bomb(int64_t timeout_ns) {
     expect_ok(pebble_future_wait(future, DEADLINE_NS));
     for (int i = 0; i < BOMB_MAX; i++)
         assert_false(process_lives(atomic_load(&shared->pids[i])));
-    expect_end(future, timeout_ns == 0 ? PEBBLE_ERR_TASK_CANCELLED
-                                       : PEBBLE_ERR_TASK_TIMEOUT);
+    expect_end(future,
+               timeout_ns == 0 ? PEBBLE_ERR_TASK_CANCELLED : PEBBLE_ERR_TASK_TIMEOUT);
     expect_works(pool);
     close_join_free(pool);
 }
@@ -223,10 +224,8 @@ static void test_another_user(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(fork_bomb_cancelled),
-        TEST(fork_bomb_timed_out),
-        TEST(output_that_is_full),
-        TEST(last_words_into_a_full_output),
+        TEST(fork_bomb_cancelled), TEST(fork_bomb_timed_out),
+        TEST(output_that_is_full), TEST(last_words_into_a_full_output),
         TEST(another_user),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
