@@ -67,7 +67,7 @@ static void submit(part *self, entry *at) {
     static const int64_t timeouts[] = {0, 0, PEBBLE_MILLISECONDS(1),
                                        PEBBLE_MILLISECONDS(3), PEBBLE_SECONDS(60)};
     int dice = rand_r(&self->seed) % 1000;
-    at->kind = dice < 5 && !self->threads ? SLEEPS : (dice < 200 ? BUSY : QUICK);
+    at->kind = dice < 20 && !self->threads ? SLEEPS : (dice < 200 ? BUSY : QUICK);
     at->timeout_ns = self->threads ? 0 : timeouts[rand_r(&self->seed) % 5];
     order told = {at->index, at->kind};
     self->refused += pebble_schedule(self->pool, run, &told, sizeof told, at->timeout_ns,

@@ -26,6 +26,15 @@ static int square(pebble_task *task, const void *input, size_t input_size) {
     return (int)pebble_task_write(task, &result, sizeof result);
 }
 
+static counter *met;
+
+/* Two of them wait for each other: one in each worker. */
+static int meet(pebble_task *task, const void *input, size_t input_size) {
+    uint32_t both = (counter_add(met, 1) + 1) / 2 * 2;
+    (void)task, (void)input, (void)input_size;
+    return counter_wait(met, both) ? 0 : 1;
+}
+
 static int *volatile null_pointer;
 
 __attribute__((no_sanitize("address", "undefined", "thread"))) static int crash(
@@ -156,6 +165,14 @@ static void run_tasks(pebble_pool *pool, unsigned count) {
     }
 }
 
+/* After this both workers are there. */
+static void meet_both(pebble_pool *pool) {
+    pebble_future *first = schedule(pool, meet, NULL, 0, 0);
+    pebble_future *second = schedule(pool, meet, NULL, 0, 0);
+    expect_end(first, PEBBLE_OK);
+    expect_end(second, PEBBLE_OK);
+}
+
 /* Two workers and a spare are there, and no dead ones; the program has the channels of these alone. */
 static bool has_settled(void *zygote) {
     return process_children(*(pid_t *)zygote, NULL, 0) == 3 && mapped_channels() == 6;
@@ -164,12 +181,16 @@ static bool has_settled(void *zygote) {
 static void test_crashing_tasks(void **state) {
     pid_t zygote;
     (void)state;
+    met = shared_memory(sizeof *met);
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
+    meet_both(pool);
     run_tasks(pool, 20 * WINDOW);
+    meet_both(pool);
     assert_int_equal(process_children(getpid(), &zygote, 1), 1);
     assert_true(wait_until(has_settled, &zygote));
     usage before = usage_of(getpid()), zygote_before = usage_of(zygote);
     run_tasks(pool, environment_number("PEBBLE_CRASHING_TASKS", CRASHING_TASKS));
+    meet_both(pool);
     assert_true(wait_until(has_settled, &zygote));
     expect_flat("the program", before, usage_of(getpid()));
     expect_flat("its zygote", zygote_before, usage_of(zygote));
