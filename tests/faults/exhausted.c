@@ -154,7 +154,7 @@ static void use_pool(scenario *run, pebble_pool *pool) {
     kill_zygote();
     run_one(run, pool, "a task after the zygote's loss", square, 0, PEBBLE_OK);
     for (int i = 0; i < QUEUED; i++)
-        futures[i] = try_schedule(run, pool, i < 2 ? stay : square, i, 0);
+        futures[i] = try_schedule(run, pool, stay, 0, 0);
     pebble_error error = pebble_pool_stop(pool);
     if (error != PEBBLE_OK)
         complain(run, "stop", error);
