@@ -62,28 +62,35 @@ static usage usage_of(pid_t pid) {
     };
 }
 
-static void expect_flat(const char *whose, usage before, usage after) {
+/* What is no memory. Something of the last pool or worker may just be going. */
+typedef struct comparison {
+    pid_t pid;
+    usage before;
+} comparison;
+
+static bool has_no_more(void *context) {
+    comparison *with = context;
+    usage now = usage_of(with->pid);
+    return now.descriptors <= with->before.descriptors &&
+           now.threads <= with->before.threads && now.channels <= with->before.channels &&
+           now.processes <= with->before.processes;
+}
+
+static void expect_flat(const char *whose, pid_t pid, usage before) {
+    comparison with = {pid, before};
+    bool no_more = wait_until(has_no_more, &with);
+    usage after = usage_of(pid);
     print_message(
         "%s: %+ld KiB allocated, %+ld KiB of memory, %zu descriptors, %zu threads, "
         "%zu processes\n",
         whose, ((long)after.allocated - (long)before.allocated) / KIB,
         ((long)after.memory - (long)before.memory) / KIB, after.descriptors,
         after.threads, after.processes);
-    if (!SANITIZED) { /* which keep what is freed for a while */
-        assert_true(after.allocated <= before.allocated + 64 * KIB);
-        assert_true(after.memory <= before.memory + 1024 * KIB);
-    }
-    assert_true(after.descriptors <= before.descriptors);
-    assert_true(after.threads <= before.threads);
-    assert_true(after.processes <= before.processes);
-    assert_true(after.channels <= before.channels);
-}
-
-/* Of the last pool something may just be ending. */
-static bool has_no_more(void *context) {
-    usage *before = context, now = usage_of(getpid());
-    return now.descriptors <= before->descriptors && now.threads <= before->threads &&
-           now.processes <= before->processes && now.channels <= before->channels;
+    assert_true(no_more);
+    if (SANITIZED) /* which keep what is freed for a while */
+        return;
+    assert_true(after.allocated <= before.allocated + 64 * KIB);
+    assert_true(after.memory <= before.memory + 1024 * KIB);
 }
 
 /* ---- Pools ---- */
@@ -128,8 +135,7 @@ static void check_pools(unsigned pools, void (*use)(void)) {
     usage before = usage_of(getpid());
     for (unsigned i = 0; i < pools; i++)
         use();
-    wait_until(has_no_more, &before);
-    expect_flat("the program", before, usage_of(getpid()));
+    expect_flat("the program", getpid(), before);
 }
 
 static void test_pools(void **state) {
@@ -173,27 +179,35 @@ static void meet_both(pebble_pool *pool) {
     expect_end(second, PEBBLE_OK);
 }
 
-/* Two workers and a spare are there, and no dead ones; the program has the channels of these alone. */
-static bool has_settled(void *zygote) {
-    return process_children(*(pid_t *)zygote, NULL, 0) == 3 && mapped_channels() == 6;
+typedef struct settling {
+    pid_t zygote;
+    size_t descriptors; /* without the pool */
+} settling;
+
+/* Two workers and a spare are there, and no dead ones. The program has a channel of two mappings, a bell and
+ * a process descriptor for each, and a socket and a process descriptor for the zygote. */
+static bool has_settled(void *context) {
+    settling *self = context;
+    return process_children(self->zygote, NULL, 0) == 3 && mapped_channels() == 3 * 2 &&
+           open_descriptors() == self->descriptors + 3 * 2 + 2;
 }
 
 static void test_crashing_tasks(void **state) {
-    pid_t zygote;
+    settling self = {.descriptors = open_descriptors()};
     (void)state;
     met = shared_memory(sizeof *met);
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
     meet_both(pool);
     run_tasks(pool, 20 * WINDOW);
     meet_both(pool);
-    assert_int_equal(process_children(getpid(), &zygote, 1), 1);
-    assert_true(wait_until(has_settled, &zygote));
-    usage before = usage_of(getpid()), zygote_before = usage_of(zygote);
+    assert_int_equal(process_children(getpid(), &self.zygote, 1), 1);
+    assert_true(wait_until(has_settled, &self));
+    usage before = usage_of(getpid()), zygote_before = usage_of(self.zygote);
     run_tasks(pool, environment_number("PEBBLE_CRASHING_TASKS", CRASHING_TASKS));
     meet_both(pool);
-    assert_true(wait_until(has_settled, &zygote));
-    expect_flat("the program", before, usage_of(getpid()));
-    expect_flat("its zygote", zygote_before, usage_of(zygote));
+    assert_true(wait_until(has_settled, &self));
+    expect_flat("the program", getpid(), before);
+    expect_flat("its zygote", self.zygote, zygote_before);
     close_join_free(pool);
 }
 
