@@ -49,12 +49,17 @@ static void expect_works(pebble_pool *pool) {
         assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), n * n);
 }
 
-static pid_t zygote_of(pebble_pool *pool) {
-    pid_t worker;
+/* With all of its workers. */
+static void kill_zygote_of(pebble_pool *pool) {
+    pid_t workers[2];
     size_t count = 0;
-    expect_ok(pebble_pool_get_pids(pool, &worker, 1, &count));
-    assert_true(count > 0);
-    return process_parent(worker);
+    expect_ok(pebble_pool_get_pids(pool, workers, 2, &count));
+    assert_in_range(count, 1, 2);
+    pid_t zygote = process_parent(workers[0]);
+    process_kill(zygote);
+    for (size_t i = 0; i < count; i++)
+        expect_gone(workers[i]);
+    expect_gone(zygote);
 }
 
 /* Every way in which a process of the pool may end, the pool's own end last. */
@@ -73,10 +78,8 @@ static void use_pool(pebble_start_method method) {
     assert_true(pebble_future_cancel(future));
     expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
     expect_works(pool);
-    pid_t zygote = zygote_of(pool);
-    process_kill(zygote);
+    kill_zygote_of(pool);
     expect_works(pool);
-    expect_gone(zygote);
     close_join_free(pool);
 }
 

@@ -191,8 +191,8 @@ static void use_pool(pebble_start_method method) {
     static const char large[LARGE] = {1};
     const void *data;
     size_t size = 0;
-    pebble_pool *pool = new_process_pool(
-        PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .start_method = method));
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .start_method = method));
     pebble_future *future = schedule(pool, echo, large, sizeof large, 0);
     expect_ok(pebble_future_result(future, DEADLINE_NS, &data, &size));
     assert_int_equal(size, sizeof large);
