@@ -19,7 +19,7 @@
 enum {
     MORE_TRIES =
         SANITIZED ? 2 : 6, /* beyond the calls of the program: executed ones count on */
-    OTHERS_CALLS = SANITIZED ? 6 : 16, /* of a zygote or worker */
+    OTHERS_CALLS = SANITIZED ? 6 : 12, /* of a zygote or worker */
     COST_MAX = 4,                      /* tasks */
 };
 
@@ -76,14 +76,22 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) static int crash(
 
 /* With a child, that does not heed SIGTERM. */
 static int stay(pebble_task *task, const void *input, size_t input_size) {
+    pid_t worker = getpid();
     (void)task, (void)input, (void)input_size;
     if (fork() == 0) {
         signal(SIGTERM, SIG_IGN);
         prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* its zygote may be lost */
+        if (getppid() != worker)
+            _exit(1);
     }
     for (;;)
         pause();
     return 0;
+}
+
+static int wait_for(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input_size;
+    return counter_wait(*(counter *const *)input, 1) ? 0 : 1;
 }
 
 /* ---- Arming ---- */
@@ -169,10 +177,14 @@ static void run_one(scenario *run, pebble_pool *pool, const char *what,
 
 /* ---- The scenario ---- */
 
-static void cancel_one(scenario *run, pebble_pool *pool) {
-    pebble_future *future = try_schedule(run, pool, stay, 0);
+static void wait_for_start(pebble_future *future) {
     while (future != NULL && pebble_future_state(future) == PEBBLE_PENDING)
         usleep(200);
+}
+
+static void cancel_one(scenario *run, pebble_pool *pool) {
+    pebble_future *future = try_schedule(run, pool, stay, 0);
+    wait_for_start(future);
     if (future != NULL)
         pebble_future_cancel(future);
     expect_end_or_failure(run, "a cancelled task", future, PEBBLE_ERR_TASK_CANCELLED);
@@ -195,13 +207,30 @@ static void run_map(scenario *run, pebble_pool *pool) {
     pebble_map_unref(map);
 }
 
-static void kill_zygote(pebble_pool *pool) {
-    pid_t worker = 0;
-    size_t count = 0;
-    pebble_pool_get_pids(pool, &worker, 1, &count);
-    pid_t zygote = count > 0 ? process_parent(worker) : 0;
-    if (zygote > 1 && process_parent(zygote) == getpid())
-        kill(zygote, SIGKILL);
+static bool kill_zygote_of(pebble_future *future) {
+    pid_t worker = future != NULL ? pebble_future_pid(future) : 0;
+    pid_t zygote = worker != 0 ? process_parent(worker) : 0;
+    return zygote > 1 && process_parent(zygote) == getpid() && kill(zygote, SIGKILL) == 0;
+}
+
+/* What runs is lost with it, what waits goes to the next one. */
+static void lose_zygote(scenario *run, pebble_pool *pool) {
+    pebble_future *waits, *running[2];
+    for (int i = 0; i < 2; i++)
+        running[i] = try_schedule(run, pool, stay, 0);
+    waits = try_schedule(run, pool, square, 0);
+    for (int i = 0; i < 2; i++)
+        wait_for_start(running[i]);
+    bool killed = kill_zygote_of(running[0]) || kill_zygote_of(running[1]);
+    for (int i = 0; i < 2; i++) {
+        if (!killed && running[i] != NULL)
+            pebble_future_cancel(running[i]);
+        expect_end_or_failure(run, "a task that ran at the zygote's loss", running[i],
+                              killed ? PEBBLE_ERR_TASK_EXPIRED
+                                     : PEBBLE_ERR_TASK_CANCELLED);
+    }
+    expect_end_or_failure(run, "a task that waited at the zygote's loss", waits,
+                          PEBBLE_OK);
 }
 
 static void stop_with_queue(scenario *run, pebble_pool *pool) {
@@ -225,8 +254,7 @@ static void use_pool(scenario *run, pebble_pool *pool) {
             PEBBLE_ERR_TASK_TIMEOUT);
     cancel_one(run, pool);
     run_map(run, pool);
-    kill_zygote(pool);
-    run_one(run, pool, "a task after the zygote's loss", square, 0, PEBBLE_OK);
+    lose_zygote(run, pool);
     stop_with_queue(run, pool);
     pebble_error error = pebble_pool_join(pool, DEADLINE_NS);
     if (error != PEBBLE_OK)
@@ -274,8 +302,8 @@ static unsigned check_kind(os_fault kind, place where, pebble_start_method metho
         if (run_scenario(&run) >= nth && where == IN_PROGRAM)
             calls = nth;
         most = run.cost > most ? run.cost : most;
-        /* Each worker that is to execute goes on from its zygote's count: for all of them it fails. */
-        if (run.cost > COST_MAX && method != PEBBLE_START_SPAWN)
+        /* What is to execute goes on from its parent's count: it may fail for all of them. */
+        if (run.cost > COST_MAX && method == PEBBLE_START_FORK)
             complain(&run, "it cost too many tasks", PEBBLE_OK);
         broken |= run.broken;
     }
@@ -316,6 +344,25 @@ static void test_register_function(void **state) {
     expect_ok(pebble_register_function("square", square));
 }
 
+/* The element's own words cannot be made: it says the same as others. */
+static void test_late_element(void **state) {
+    const int64_t limit_ns = PEBBLE_MILLISECONDS(10);
+    counter *go = shared_memory(sizeof *go);
+    pebble_map *map = NULL;
+    (void)state;
+    pebble_pool *pool = new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    expect_ok(pebble_pool_map(pool, wait_for, &go, sizeof go, 1, 1, limit_ns, &map));
+    usleep((unsigned)(2 * limit_ns / 1000));
+    pebble_test_fault(OS_FAULT_ALLOC, 1, true);
+    assert_int_equal(pebble_map_next(map, DEADLINE_NS, NULL, NULL),
+                     PEBBLE_ERR_TASK_TIMEOUT);
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    assert_non_null(pebble_map_failure(map));
+    counter_add(go, 1);
+    pebble_map_unref(map);
+    close_join_free(pool);
+}
+
 /* ---- For a while ---- */
 
 /* What a running pool wanted when there was none is done when there is again. */
@@ -351,7 +398,8 @@ int main(void) {
         TEST(zygote_alloc),     TEST(zygote_fd),         TEST(zygote_fork),
         TEST(zygote_message),   TEST(worker_alloc),      TEST(worker_shared),
         TEST(forkserver_alloc), TEST(forkserver_shared), TEST(forkserver_fd),
-        TEST(spawn_alloc),      TEST(register_function), TEST(none_for_a_while),
+        TEST(spawn_alloc),      TEST(register_function), TEST(late_element),
+        TEST(none_for_a_while),
     };
     const struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
