@@ -538,16 +538,26 @@ bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason
     return true;
 }
 
+/* What could not be taken back: one that runs, and before it what has ended and is not collected
+ * yet. */
+static void stop_what_is_left(process_worker *worker, stop_reason reason) {
+    if (worker->state >= WORKER_KILLING)
+        return;
+    for (uint64_t sequence = worker->first; sequence < worker->sender.sequence;
+         sequence++) {
+        pebble_future *future = worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
+        if (future == NULL || future->kind == TASK_INITIALIZER)
+            continue;
+        future->stop_reason = (uint8_t)reason;
+        atomic_fetch_or(&future->word, FUTURE_STOPPING);
+    }
+}
+
 void workers_stop_all(process_pool *pool, stop_reason reason) {
     for (int i = 0; i < pool->worker_count; i++) {
         process_worker *worker = pool->workers[i];
         worker_withdraw(worker, NULL);
-        pebble_future *head = worker_head(worker);
-        if (worker->state < WORKER_KILLING && head != NULL &&
-            head->kind != TASK_INITIALIZER) {
-            head->stop_reason = (uint8_t)reason;
-            atomic_fetch_or(&head->word, FUTURE_STOPPING);
-        }
+        stop_what_is_left(worker, reason);
         worker_kill(worker);
     }
     while (pool->spares != NULL)

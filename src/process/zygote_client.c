@@ -390,10 +390,13 @@ static void socket_ready(supervisor_source *source, const os_poller_event *event
 /* ---- Ending ---- */
 
 void zygote_signal_end(process_pool *pool) {
+    int error = 0;
     if (pool->zygote_process_fd >= 0)
-        os_process_signal(pool->zygote_process_fd, SIGKILL);
-    else if (pool->zygote_state == ZYGOTE_RUNS)
-        kill(pool->zygote_pid, SIGKILL);
+        error = os_process_signal(pool->zygote_process_fd, SIGKILL);
+    else if (pool->zygote_state == ZYGOTE_RUNS && kill(pool->zygote_pid, SIGKILL) != 0)
+        error = errno;
+    if (error == EPERM) /* the program has become another user since: then it is asked */
+        zygote_ask_end(pool);
 }
 
 int64_t zygote_ask_end(process_pool *pool) {
