@@ -49,6 +49,8 @@ void pool_unref(pebble_pool *pool) {
 }
 
 void pool_set_gone(pebble_pool *pool) {
+    os_fd_close(pool->settings.worker_data_fd);
+    pool->settings.worker_data_fd = -1;
     callback_runner_end(&pool->callbacks);
     atomic_store_explicit(&pool->gone, 1, memory_order_release);
     os_futex_wake(&pool->gone, INT_MAX);

@@ -153,7 +153,7 @@ struct process_pool {
 
     /* The zygote. */
     _Atomic int zygote_state; /* zygote_phase; changed under the lock */
-    int zygotes_lost;         /* since a task last ended */
+    int zygotes_lost;         /* since a task last ended, see ZYGOTES_LOST_MAX */
     pid_t zygote_pid;
     int zygote_fd, zygote_process_fd; /* its socket and its pidfd; -1: none */
     bool zygote_answered;             /* it has started a worker */
