@@ -53,7 +53,7 @@ def others_go_on(process_pool):
         (tasks.value, tasks.LoadFails(), LookupError, "load"),
         (give, tasks.DumpFails, ValueError, "dump"),
         (give, tasks.LoadFails, LookupError, "load"),
-        (tasks.make, tasks.make_lambda, Exception, ""),
+        (tasks.make, tasks.make_lambda, Exception, "pickle"),
     ],
     ids=["argument, dump", "argument, load", "result, dump", "result, load", "lambda"],
 )

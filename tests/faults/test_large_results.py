@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 from pebble import ProcessExpired, ProcessPool
@@ -28,11 +29,6 @@ def send(size, started, signum):
     started.set(os.getpid())
     half = bytes(size // 2)
     return [half, StopsWhilePickled(signum), half]
-
-
-def length_after_start(started, data):
-    started.set(os.getpid())
-    return len(data)
 
 
 def resident(pid):
@@ -91,7 +87,7 @@ def stop_halfway(pool, started, timeout=None):
 
 
 def test_stopped_with_a_timeout(pool, started):
-    future, pid = stop_halfway(pool, started, timeout=0.5)
+    future, pid = stop_halfway(pool, started, timeout=2)
     assert isinstance(future.exception(DEADLINE), TimeoutError)
     assert gone(pid)
 
@@ -102,9 +98,8 @@ def test_stopped_and_cancelled(pool, started, timeout):
     others = [pool.schedule(tasks.value, args=(n,)) for n in range(100)]
     assert [other.result() for other in others] == list(range(100))
     assert future.cancel()
-    with pytest.raises(BaseException) as caught:
+    with pytest.raises(CancelledError):
         future.result(DEADLINE)
-    assert type(caught.value).__name__ == "CancelledError"
     assert gone(pid)
     assert pool.schedule(tasks.value, args=(1,)).result() == 1
 
