@@ -80,6 +80,7 @@ int future_set_input(pebble_future *future, const void *input, size_t input_size
     void *copy = future->small;
     future->input_size = input_size;
     if (release != NULL) {
+        os_expect_large_blocks(input_size);
         future->input = input;
         future->release_input = release;
         future->release_context = release_context;
