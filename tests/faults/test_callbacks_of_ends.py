@@ -185,45 +185,89 @@ def let_go():
     event.set()
 
 
-def blocked(pool, let_go):
-    """The callback's thread of a pool is in a callback that waits."""
-    begun = threading.Event()
-    call = called(pool.schedule(int), lambda _: (begun.set(), let_go.wait()))
-    assert begun.wait(PROMPT)
-    return call
+@pytest.fixture
+def block(make_flag, let_go):
+    """Keeps the thread of a pool's callbacks in one that waits; that callback."""
+
+    def block_callbacks(pool):
+        begun = threading.Event()
+        flags = make_flag("before"), make_flag("go on")
+        future = pool.schedule(tasks.hold, args=flags)
+        call = called(future, lambda _: (begun.set(), let_go.wait()))
+        flags[1].set()
+        assert begun.wait(PROMPT)
+        return call
+
+    return block_callbacks
 
 
-def test_others_go_on_while_a_callback_blocks(process_pool, thread_pool, let_go, make_flag):
+def test_others_go_on_while_a_callback_blocks(process_pool, thread_pool, block, make_flag):
     flags = [make_flag(name) for name in ("first", "second")]
-    call = blocked(process_pool, let_go)
+    call = block(process_pool)
     assert process_pool.schedule(tasks.value, args=(1,)).result() == 1
     assert list(process_pool.map(tasks.value, range(50)).result()) == list(range(50))
     error = process_pool.schedule(tasks.hang, timeout=0.05).exception()
     assert isinstance(error, concurrent.futures.TimeoutError)
     futures = [process_pool.schedule(tasks.hang, args=(flag,)) for flag in flags]
-    assert all(flag.wait() for flag in flags)
+    pids = [flag.number() for flag in flags]
     assert all(future.cancel() for future in futures)
-    assert concurrent.futures.wait(futures, PROMPT).not_done == set()
+    assert eventually(lambda: not any(map(exists, pids)))
     assert called(thread_pool.schedule(int)).wait()
     assert not call.has_run()
 
 
-def test_other_callbacks_of_the_pool_come_after(any_pool, let_go):
-    call = blocked(any_pool, let_go)
-    ran = []
-    futures = [any_pool.schedule(tasks.value, args=(n,)) for n in range(50)]
+def test_other_callbacks_of_the_pool_come_after(any_pool, block, let_go, make_flag):
+    call = block(any_pool)
+    ran, flag = [], make_flag("all called")
+    futures = [any_pool.schedule(tasks.wait_for_flag, args=(flag, n)) for n in range(50)]
     calls = [called(each, lambda done: ran.append(done.result())) for each in futures]
-    assert concurrent.futures.wait(futures, PROMPT).not_done == set()
+    flag.set()
+    assert [future.result() for future in futures] == list(range(50))
     assert ran == []
     let_go.set()
     assert call.wait() and all(each.wait() for each in calls)
     assert sorted(ran) == list(range(50))
 
 
+def all_are_awaited(futures):
+    waited = concurrent.futures.wait(futures, 1)
+    return not waited.not_done and set(concurrent.futures.as_completed(futures, 1)) == set(
+        futures
+    )
+
+
+BLOCKED = pytest.mark.xfail(
+    strict=True,
+    reason="wait() and as_completed() hear of an end by the thread of the pool's callbacks",
+)
+
+
+@BLOCKED
+def test_waiting_for_others_while_a_callback_blocks(any_pool, block, make_flag):
+    call = block(any_pool)
+    flag = make_flag("waiting")
+    futures = [any_pool.schedule(tasks.wait_for_flag, args=(flag,)) for _ in range(5)]
+    threading.Timer(0.1, flag.set).start()
+    assert all_are_awaited(futures)
+    assert not call.has_run()
+
+
+@BLOCKED
+def test_waiting_for_others_in_a_callback(any_pool, started, release):
+    def schedule_and_wait(_):
+        return all_are_awaited([any_pool.schedule(tasks.sleep, args=(0.1,)) for _ in range(3)])
+
+    first = any_pool.schedule(tasks.hold, args=(started, release))
+    call = called(first, schedule_and_wait)
+    release.set()
+    assert call.wait()
+    assert call.result is True
+
+
 @pytest.mark.parametrize("end", ["close", "stop"])
-def test_join_waits_for_a_callback_that_blocks(any_kind, let_go, end):
+def test_join_waits_for_a_callback_that_blocks(any_kind, block, let_go, end):
     pool = any_kind(max_workers=1)
-    call = blocked(pool, let_go)
+    call = block(pool)
     getattr(pool, end)()
     with pytest.raises(concurrent.futures.TimeoutError):
         pool.join(0.1)
@@ -232,9 +276,9 @@ def test_join_waits_for_a_callback_that_blocks(any_kind, let_go, end):
     assert call.has_run()
 
 
-def test_a_pool_is_stopped_while_a_callback_blocks(started, let_go):
+def test_a_pool_is_stopped_while_a_callback_blocks(started, block, let_go):
     pool = ProcessPool(max_workers=1)
-    call = blocked(pool, let_go)
+    call = block(pool)
     future = pool.schedule(tasks.hang, args=(started,))
     cancelled = called(future, lambda done: done.cancelled())
     pid = started.number()
