@@ -8,7 +8,7 @@ HEAD = """
 import gc, multiprocessing, os, signal, subprocess, sys, threading, time, warnings
 from concurrent.futures import TimeoutError, wait
 from pebble import ProcessExpired, ProcessPool
-from support import children, eventually
+from support import children, eventually, gone
 from tasks import *
 
 warnings.simplefilter("ignore")  # of forks beside threads
@@ -30,8 +30,10 @@ def exercise(pool):
 def use_pools():
     with ProcessPool(max_workers=2) as pool:
         exercise(pool)
+        workers = pool.pids
         for zygote in children():
             os.kill(zygote, signal.SIGKILL)
+        assert all(gone(pid, 5) for pid in workers)
         exercise(pool)
     pool = ProcessPool(max_workers=2)
     hanging = [pool.schedule(hang) for _ in range(3)]
@@ -64,11 +66,13 @@ def in_main(function):
 
 
 @pytest.fixture
-def succeed(run):
+def succeed(program):
     """Runs a program: what is marked in it as its main function, to the end and in silence."""
 
     def check(source):
-        assert run(HEAD + source) == "done\n"
+        code, output, errors = program(HEAD + source).end()
+        assert errors == "", errors
+        assert (code, output) == (0, "done\n")
 
     return check
 
@@ -200,11 +204,6 @@ def test_fork_beside_a_pool(succeed):
 def beside(pool):
     for _ in range(20):
         assert in_child(lambda: None) == 7
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            sys.exit(5)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 """ + BESIDE)
 
 

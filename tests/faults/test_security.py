@@ -419,8 +419,10 @@ def test_an_unprivileged_program(readable_for_nobody, python):
         """
 assert os.geteuid() == 65534
 exercise()
+workers = pool.pids
 for zygote in children():
     os.kill(zygote, signal.SIGKILL)
+assert all(gone(pid, 5) for pid in workers)
 exercise()
 stop()
 use_others()
