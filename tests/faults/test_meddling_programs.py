@@ -8,7 +8,7 @@ HEAD = """
 import gc, multiprocessing, os, signal, subprocess, sys, threading, time, warnings
 from concurrent.futures import TimeoutError, wait
 from pebble import ProcessExpired, ProcessPool
-from support import children, eventually, gone
+from support import children, descendants, eventually, gone
 from tasks import *
 
 warnings.simplefilter("ignore")  # of forks beside threads
@@ -30,10 +30,10 @@ def exercise(pool):
 def use_pools():
     with ProcessPool(max_workers=2) as pool:
         exercise(pool)
-        workers = pool.pids
+        processes = descendants()
         for zygote in children():
             os.kill(zygote, signal.SIGKILL)
-        assert all(gone(pid, 5) for pid in workers)
+        assert all(gone(pid, 5) for pid in processes)
         exercise(pool)
     pool = ProcessPool(max_workers=2)
     hanging = [pool.schedule(hang) for _ in range(3)]

@@ -281,49 +281,56 @@ def test_the_program_dies_after_a_change(program, tmp_path):
 # ---- Closed descriptors ----
 
 
-def close_and_open(opener):
-    """Other files have the numbers of those that were the worker's."""
-    os.closerange(3, 4096)
-    for _ in range(20):
-        opener()
-
-
 def open_null():
     os.open("/dev/null", os.O_RDWR)
 
 
 def open_event():
-    libc = ctypes.CDLL(None)
-    assert libc.eventfd(0, 0) >= 0
+    assert ctypes.CDLL(None).eventfd(0, 0) >= 0
 
 
-@pytest.mark.parametrize("with_callback", [False, True])
+def close_and_wait(first, put_in_place, path):
+    """Other files may get the numbers of those that were the worker's."""
+    os.closerange(first, 4096)
+    for _ in range(20):
+        put_in_place()
+    readable(os.open(path, os.O_RDWR), PROMPT)
+
+
+@pytest.fixture
+def pool_of_one():
+    """Stopped at the end, for what a task may keep from ending in order."""
+    pool = ProcessPool(max_workers=1)
+    yield pool
+    pool.stop()
+    pool.join()
+
+
+@pytest.mark.parametrize("first", [0, 3])
 @pytest.mark.parametrize(
-    "close, args",
+    "put_in_place",
     [
-        (close_every_descriptor, ()),
-        (close_all_but_standard_streams, ()),
-        (close_and_open, (open_null,)),
-        (close_and_open, (open_event,)),
+        int,
+        open_null,
+        pytest.param(
+            open_event,
+            marks=pytest.mark.xfail(
+                strict=True, reason="a worker takes any eventfd for its bell"
+            ),
+        ),
     ],
-    ids=["all", "all but standard streams", "null in their place", "events in their place"],
 )
-def test_closed_descriptors(close, args, with_callback):
+def test_closed_descriptors(pool_of_one, release, first, put_in_place):
     """The program hears of the task's end all the same: by the worker's, if need be."""
     ran = threading.Event()
-    with ProcessPool(max_workers=1) as pool:
-        pool.schedule(int).result()
-        future = pool.schedule(close, args=args)
-        if with_callback:
-            future.add_done_callback(lambda _: ran.set())
-            assert ran.wait(PROMPT)
-        error = future.exception(PROMPT)
-        assert error is None or isinstance(error, ProcessExpired)
-        futures = [pool.schedule(tasks.value, args=(n,)) for n in range(20)]
-        last = threading.Event()
-        futures[-1].add_done_callback(lambda _: last.set())
-        assert last.wait(PROMPT)
-        assert [future.result(PROMPT) for future in futures] == list(range(20))
+    future = pool_of_one.schedule(close_and_wait, args=(first, put_in_place, release.path))
+    future.add_done_callback(lambda _: ran.set())
+    release.set()
+    assert ran.wait(2)
+    error = future.exception()
+    assert error is None or isinstance(error, ProcessExpired)
+    futures = [pool_of_one.schedule(tasks.value, args=(n,)) for n in range(20)]
+    assert [future.result() for future in futures] == list(range(20))
 
 
 # ---- Fork bombs ----
