@@ -212,19 +212,75 @@ void process_name(pid_t pid, char name[32]) {
         fclose(file);
 }
 
-size_t open_descriptors(void) {
+size_t process_memory(pid_t pid) {
+    char path[64];
+    unsigned long pages = 0, shared = 0;
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (file == NULL || fscanf(file, "%*u %lu %lu", &pages, &shared) != 2)
+        pages = shared = 0;
+    if (file != NULL)
+        fclose(file);
+    return (pages - shared) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Of a folder in /proc, where the entries are numbers. */
+static size_t count_entries(pid_t pid, const char *folder) {
+    char path[64];
+    struct dirent *entry;
     size_t count = 0;
-    DIR *directory = opendir("/proc/self/fd");
-    while (directory != NULL && readdir(directory) != NULL)
-        count++;
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, folder);
+    DIR *directory = opendir(path);
+    while (directory != NULL && (entry = readdir(directory)) != NULL)
+        count += entry->d_name[0] != '.';
     if (directory != NULL)
         closedir(directory);
     return count;
 }
 
+size_t process_descriptors(pid_t pid) {
+    return count_entries(pid, "fd");
+}
+
+size_t process_threads(pid_t pid) {
+    return count_entries(pid, "task");
+}
+
+size_t open_descriptors(void) {
+    return process_descriptors(getpid());
+}
+
+size_t mapped_channels(void) {
+    char line[512];
+    size_t count = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && fgets(line, sizeof line, maps) != NULL)
+        count += strstr(line, "memfd:pebble-") != NULL;
+    if (maps != NULL)
+        fclose(maps);
+    return count;
+}
+
+/* All threads but this one. */
+static bool others_sleep(void *unused) {
+    struct dirent *entry;
+    bool sleep = true;
+    (void)unused;
+    DIR *directory = opendir("/proc/self/task");
+    while (directory != NULL && sleep && (entry = readdir(directory)) != NULL) {
+        pid_t thread = (pid_t)atoi(entry->d_name);
+        sleep = thread == 0 || thread == gettid() || process_state(thread) == 'S';
+    }
+    if (directory != NULL)
+        closedir(directory);
+    return sleep;
+}
+
 pid_t program_start(int (*function)(void *context), void *context) {
     static const int caught_by_cmocka[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGSYS};
     pid_t parent = getpid();
+    if (WITH_ADDRESS_SANITIZER) /* whose allocator a thread that is not there may have locked */
+        wait_until(others_sleep, NULL);
     fflush(stdout);
     fflush(stderr);
     pid_t pid = fork();
@@ -315,6 +371,11 @@ void stop_join_free(pebble_pool *pool) {
     join_free(pool);
 }
 
+unsigned environment_number(const char *name, unsigned otherwise) {
+    const char *text = getenv(name);
+    return text != NULL ? (unsigned)strtoul(text, NULL, 10) : otherwise;
+}
+
 late_module load_late_module(void) {
     char path[PATH_MAX + 32]; /* beside the test program */
     ssize_t size = readlink("/proc/self/exe", path, PATH_MAX);
@@ -336,7 +397,7 @@ late_module load_late_module(void) {
 
 /* ---- Setup and teardown ---- */
 
-static size_t descriptors_before;
+static size_t descriptors_before, threads_before;
 
 int support_setup(void **state) {
     pebble_pool *pool;
@@ -345,6 +406,7 @@ int support_setup(void **state) {
         return -1;
     pebble_pool_free(pool); /* what stays with the program is there now */
     descriptors_before = open_descriptors();
+    threads_before = process_threads(getpid());
     return 0;
 }
 
@@ -356,6 +418,16 @@ static bool no_children(void *unused) {
 static bool no_new_descriptors(void *unused) {
     (void)unused;
     return open_descriptors() <= descriptors_before;
+}
+
+static bool no_channels(void *unused) {
+    (void)unused;
+    return mapped_channels() == 0;
+}
+
+static bool no_new_threads(void *unused) {
+    (void)unused;
+    return process_threads(getpid()) <= threads_before;
 }
 
 /* Kills them too, so that the next test starts afresh. */
@@ -385,6 +457,20 @@ static void show_descriptors(void) {
         closedir(directory);
 }
 
+static void show_threads(void) {
+    char name[32];
+    struct dirent *entry;
+    DIR *directory = opendir("/proc/self/task");
+    while (directory != NULL && (entry = readdir(directory)) != NULL) {
+        if (entry->d_name[0] != '.') {
+            process_name((pid_t)atoi(entry->d_name), name);
+            print_error("thread %s: %s\n", entry->d_name, name);
+        }
+    }
+    if (directory != NULL)
+        closedir(directory);
+}
+
 static void give_memory_back(void) {
     while (mapping_count > 0) {
         mapping_count--;
@@ -399,6 +485,15 @@ int support_teardown(void **state) {
     (void)state;
     if (!wait_until(no_children, NULL)) {
         show_and_kill_children();
+        result = -1;
+    }
+    if (!wait_until(no_channels, NULL)) {
+        print_error("%zu channels mapped\n", mapped_channels());
+        result = -1;
+    }
+    if (!wait_until(no_new_threads, NULL)) {
+        print_error("%zu threads more\n", process_threads(getpid()) - threads_before);
+        show_threads();
         result = -1;
     }
     give_memory_back(); /* with its descriptors */

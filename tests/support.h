@@ -109,8 +109,18 @@ size_t process_children(pid_t pid, pid_t *pids, size_t capacity);
 /* The name (comm) of a process or thread. */
 void process_name(pid_t pid, char name[32]);
 
+/* The memory of its own that a process has in use, in bytes; 0 if there is no such process. */
+size_t process_memory(pid_t pid);
+
+/* How many descriptors, and threads, a process has. */
+size_t process_descriptors(pid_t pid);
+size_t process_threads(pid_t pid);
+
 /* How many descriptors this process has open. */
 size_t open_descriptors(void);
+
+/* How many channels of workers this process has mapped. */
+size_t mapped_channels(void);
 
 /* Forks a program: runs function in it, where a failed assert ends it, then ends it with the code
  * that function returns. The child is waited for by program_wait() or program_kill(). */
@@ -143,6 +153,9 @@ int take_int(pebble_future *future);
 void close_join_free(pebble_pool *pool);
 void stop_join_free(pebble_pool *pool);
 
+/* The number that an environment variable has, for tests that can also be long; if unset, the other. */
+unsigned environment_number(const char *name, unsigned otherwise);
+
 /* Loads tests/late_module.c, which stays loaded: two functions, with and without a name. */
 typedef struct late_module {
     pebble_function twice, thrice;
@@ -154,8 +167,8 @@ late_module load_late_module(void);
 /* Notes what the process has open. */
 int support_setup(void **state);
 
-/* Fails if the test has left a child (also a zombie) or a descriptor, each after a while; gives
- * shared memory back. */
+/* Fails if the test has left a child (also a zombie), a worker's channel, a thread or a descriptor, each
+ * after a while; gives shared memory back. */
 int support_teardown(void **state);
 
 /* cmocka's entry for a test with both. */

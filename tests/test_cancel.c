@@ -1,16 +1,11 @@
-/* Cancelling: queued and running tasks, from several threads, and many at random. */
+/* Cancelling: queued and running tasks, from several threads. Many at random: faults/cancels.c. */
 #include "support.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "platform/platform.h"
-
-#define SANITIZED (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
 
 /* ---- Tasks ---- */
 
@@ -278,175 +273,6 @@ static void test_cancel_what_another_thread_waits_for(void **state) {
     }
 }
 
-/* ---- A storm ---- */
-
-enum {
-    STORM_THREADS = 4,
-    STORM_TASKS = (SANITIZED ? 1000 : 5000), /* of each thread */
-    STORM_BEHIND = 64,                       /* tasks that a thread has under way */
-};
-
-typedef enum storm_kind { STORM_QUICK, STORM_BUSY, STORM_SLEEPS } storm_kind;
-
-typedef struct storm_input {
-    uint32_t index;
-    uint32_t kind;
-} storm_input;
-
-static _Atomic uint8_t *storm_ran; /* by index: how often the task started */
-
-static int storm_task(pebble_task *task, const void *input, size_t input_size) {
-    const storm_input *told = input;
-    (void)input_size;
-    atomic_fetch_add(&storm_ran[told->index], 1);
-    if (told->kind == STORM_BUSY) {
-        int64_t until_ns = os_now_ns() + 50000;
-        while (os_now_ns() < until_ns)
-            ;
-    }
-    if (told->kind == STORM_SLEEPS)
-        sleep_on();
-    return (int)pebble_task_write(task, &told->index, sizeof told->index);
-}
-
-typedef struct storm_entry {
-    pebble_future *future;
-    uint32_t index;
-    storm_kind kind;
-    int64_t timeout_ns;
-    bool cancelled; /* a cancel said true */
-} storm_entry;
-
-typedef struct storm {
-    pthread_t thread;
-    pebble_pool *pool;
-    unsigned seed, number;
-    uint32_t unresolved, wrong_state, wrong_result, refused;
-    uint32_t by[PEBBLE_ERR_TASK_EXPIRED + 1];
-    storm_entry entries[STORM_TASKS];
-} storm;
-
-static void storm_submit(storm *self, storm_entry *entry) {
-    static const int64_t timeouts[] = {0, 0, PEBBLE_MILLISECONDS(1),
-                                       PEBBLE_MILLISECONDS(3), PEBBLE_SECONDS(60)};
-    int dice = rand_r(&self->seed) % 100;
-    entry->kind = dice < 2 ? STORM_SLEEPS : (dice < 20 ? STORM_BUSY : STORM_QUICK);
-    entry->timeout_ns = timeouts[rand_r(&self->seed) % 5];
-    storm_input input = {entry->index, entry->kind};
-    self->refused += pebble_schedule(self->pool, storm_task, &input, sizeof input,
-                                     entry->timeout_ns, &entry->future) != PEBBLE_OK;
-    if (rand_r(&self->seed) % 4 == 0)
-        entry->cancelled |= pebble_future_cancel(entry->future);
-}
-
-static bool would_end(const storm_entry *entry) {
-    return entry->kind != STORM_SLEEPS ||
-           (entry->timeout_ns > 0 && entry->timeout_ns < PEBBLE_SECONDS(1));
-}
-
-/* Waits for a future. It may be behind tasks that never end, which hold all workers: so those are
- * cancelled meanwhile. */
-static void storm_wait(storm *self, uint32_t at) {
-    int64_t deadline_ns = os_now_ns() + DEADLINE_NS;
-    while (pebble_future_wait(self->entries[at].future, PEBBLE_MILLISECONDS(5)) !=
-               PEBBLE_OK &&
-           os_now_ns() < deadline_ns) {
-        for (uint32_t i = at; i < STORM_TASKS && self->entries[i].future != NULL; i++) {
-            if (!would_end(&self->entries[i]))
-                self->entries[i].cancelled |=
-                    pebble_future_cancel(self->entries[i].future);
-        }
-    }
-}
-
-static void storm_finish(storm *self, uint32_t at) {
-    uint32_t index = 0;
-    storm_entry *entry = &self->entries[at];
-    if (!would_end(entry) || rand_r(&self->seed) % 4 == 0)
-        entry->cancelled |= pebble_future_cancel(entry->future);
-    storm_wait(self, at);
-    pebble_error error = pebble_future_copy_result(entry->future, 0, &index, sizeof index);
-    if (!pebble_future_done(entry->future)) {
-        self->unresolved++;
-        return;
-    }
-    self->by[error]++;
-    pebble_state ended = pebble_future_state(entry->future);
-    self->wrong_state += entry->cancelled != (ended == PEBBLE_CANCELLED);
-    if (error == PEBBLE_OK)
-        self->wrong_result += index != entry->index;
-    else if (error == PEBBLE_ERR_TASK_TIMEOUT)
-        self->wrong_state += entry->timeout_ns == 0;
-    else if (error != PEBBLE_ERR_TASK_CANCELLED)
-        self->wrong_state++;
-}
-
-static void *storm_run(void *context) {
-    storm *self = context;
-    for (uint32_t i = 0; i < STORM_TASKS + STORM_BEHIND; i++) {
-        if (i < STORM_TASKS) {
-            self->entries[i].index = self->number * STORM_TASKS + i;
-            storm_submit(self, &self->entries[i]);
-        }
-        if (i >= STORM_BEHIND)
-            storm_finish(self, i - STORM_BEHIND);
-    }
-    return NULL;
-}
-
-/* Also takes the futures' own word: without a process the task never started. */
-static void check_storm(storm *self) {
-    assert_int_equal(self->refused, 0);
-    assert_int_equal(self->unresolved, 0);
-    assert_int_equal(self->wrong_state, 0);
-    assert_int_equal(self->wrong_result, 0);
-    for (uint32_t i = 0; i < STORM_TASKS; i++) {
-        storm_entry *entry = &self->entries[i];
-        const pebble_failure *failure = pebble_future_failure(entry->future);
-        unsigned ran = atomic_load(&storm_ran[entry->index]);
-        if (failure == NULL)
-            assert_int_equal(ran, 1);
-        else if (failure->pid != 0)
-            assert_in_range(ran, 0, 1); /* ended at its start, perhaps */
-        else
-            assert_int_equal(ran, 0);
-        pebble_future_unref(entry->future);
-    }
-}
-
-static void check_storm_of(int workers) {
-    storm *storms = calloc(STORM_THREADS, sizeof *storms);
-    storm_ran = shared_memory(STORM_THREADS * STORM_TASKS);
-    pebble_pool *pool = pool_of(false, workers);
-    for (unsigned i = 0; i < STORM_THREADS; i++) {
-        storms[i].pool = pool;
-        storms[i].number = i;
-        storms[i].seed = 7 * i + 1;
-        assert_int_equal(pthread_create(&storms[i].thread, NULL, storm_run, &storms[i]),
-                         0);
-    }
-    for (unsigned i = 0; i < STORM_THREADS; i++) {
-        pthread_join(storms[i].thread, NULL);
-        print_message("thread %u: %u succeeded, %u cancelled, %u timed out\n", i,
-                      storms[i].by[PEBBLE_OK], storms[i].by[PEBBLE_ERR_TASK_CANCELLED],
-                      storms[i].by[PEBBLE_ERR_TASK_TIMEOUT]);
-    }
-    close_join_free(pool);
-    for (unsigned i = 0; i < STORM_THREADS; i++)
-        check_storm(&storms[i]);
-    free(storms);
-}
-
-static void test_storm(void **state) {
-    (void)state;
-    check_storm_of(2);
-}
-
-static void test_storm_on_many_workers(void **state) {
-    (void)state;
-    check_storm_of(8);
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -461,8 +287,6 @@ int main(void) {
         TEST(cancel_twice),
         TEST(cancel_while_timed_out),
         TEST(cancel_what_another_thread_waits_for),
-        TEST(storm),
-        TEST(storm_on_many_workers),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests_name("cancel", tests, NULL, NULL);

@@ -1,0 +1,573 @@
+/* Row 19: out of memory, descriptors, threads and processes, in the program and in workers, while workers are
+ * replaced, tasks are ended, zygotes are lost. By injected faults, each call in turn (see test_faults.c, whose
+ * workers live), and by real limits. What must hold each time: a call succeeds or gives a documented error,
+ * every future ends, join succeeds, nothing is left. */
+#include "support.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "platform/platform.h"
+
+#define SANITIZED (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
+
+static int teardown(void **state) {
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    return support_teardown(state);
+}
+
+enum { MIB = 1024 * 1024, MORE_TRIES = 8, NOBODY = 65534 };
+
+/* ---- Tasks ---- */
+
+static int square(pebble_task *task, const void *input, size_t input_size) {
+    int n = *(const int *)input, result = n * n;
+    (void)input_size;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+static int leave(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    _exit(3);
+}
+
+static int stay(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    for (;;)
+        pause();
+    return 0;
+}
+
+static int tell_size(pebble_task *task, const void *input, size_t input_size) {
+    int mib = (int)(input_size / MIB);
+    (void)input;
+    return (int)pebble_task_write(task, &mib, sizeof mib);
+}
+
+static int write_much(pebble_task *task, const void *input, size_t input_size) {
+    static char piece[MIB];
+    (void)input_size;
+    for (int i = *(const int *)input; i > 0; i--) {
+        if (pebble_task_write(task, piece, sizeof piece) != PEBBLE_OK)
+            return 1;
+    }
+    return 0;
+}
+
+/* Takes memory until there is no more, and tells how much it was. */
+static int take_all_memory(pebble_task *task, const void *input, size_t input_size) {
+    char *blocks[64];
+    int taken = 0;
+    (void)input, (void)input_size;
+    while (taken < 64 && (blocks[taken] = malloc(MIB)) != NULL)
+        memset(blocks[taken++], 1, MIB);
+    for (int i = 0; i < taken; i++)
+        free(blocks[i]);
+    return (int)pebble_task_write(task, &taken, sizeof taken);
+}
+
+/* ---- What is allowed ---- */
+
+static bool is_refusal(pebble_error error) {
+    return error == PEBBLE_ERR_NO_MEMORY || error == PEBBLE_ERR_SYSTEM ||
+           error == PEBBLE_ERR_BROKEN;
+}
+
+typedef struct scenario {
+    os_fault kind;
+    unsigned nth;
+    pebble_start_method method;
+    bool broken; /* something was not as it must be */
+} scenario;
+
+static void complain(scenario *run, const char *what, pebble_error error) {
+    static const char *const names[OS_FAULT_KINDS] = {"no",   "alloc",  "shared", "fd",
+                                                      "fork", "thread", "message"};
+    print_error("start method %d, %s fault %u: %s: %s (%s)\n", (int)run->method,
+                names[run->kind], run->nth, what, pebble_error_name(error),
+                pebble_error_message());
+    run->broken = true;
+}
+
+/* NULL if it was refused. */
+static pebble_future *try_schedule(scenario *run, pebble_pool *pool,
+                                   pebble_function function, int input,
+                                   int64_t timeout_ns) {
+    pebble_future *future = NULL;
+    pebble_error error =
+        pebble_schedule(pool, function, &input, sizeof input, timeout_ns, &future);
+    if (error != PEBBLE_OK && !is_refusal(error))
+        complain(run, "schedule", error);
+    return future;
+}
+
+/* It ended as it should, or for want of something, be that in its worker or zygote, which then died. */
+static void expect_one_of(scenario *run, const char *what, pebble_future *future,
+                          pebble_error expected) {
+    if (future == NULL)
+        return;
+    pebble_error error = pebble_future_result(future, DEADLINE_NS, NULL, NULL);
+    if (error != expected && !is_refusal(error) && error != PEBBLE_ERR_TASK_EXPIRED &&
+        error != PEBBLE_ERR_TASK_FAILED)
+        complain(run, what, error);
+    else if (error != PEBBLE_OK && pebble_future_failure(future) == NULL)
+        complain(run, "no failure", error);
+    pebble_future_unref(future);
+}
+
+/* ---- Each call in turn, while workers come and go ---- */
+
+static void run_one(scenario *run, pebble_pool *pool, const char *what,
+                    pebble_function function, int64_t timeout_ns, pebble_error expected) {
+    expect_one_of(run, what, try_schedule(run, pool, function, 7, timeout_ns), expected);
+}
+
+static void cancel_one(scenario *run, pebble_pool *pool) {
+    pebble_future *future = try_schedule(run, pool, stay, 0, 0);
+    if (future != NULL)
+        pebble_future_cancel(future);
+    expect_one_of(run, "a cancelled task", future, PEBBLE_ERR_TASK_CANCELLED);
+}
+
+static void kill_zygote(void) {
+    pid_t zygote;
+    if (process_children(getpid(), &zygote, 1) == 1)
+        kill(zygote, SIGKILL);
+}
+
+static void use_pool(scenario *run, pebble_pool *pool) {
+    enum { QUEUED = 4 };
+    pebble_future *futures[QUEUED];
+    run_one(run, pool, "the first task", square, 0, PEBBLE_OK);
+    run_one(run, pool, "a task that exits", leave, 0, PEBBLE_ERR_TASK_EXPIRED);
+    run_one(run, pool, "a task behind it", square, 0, PEBBLE_OK);
+    run_one(run, pool, "a task that times out", stay, PEBBLE_MILLISECONDS(3),
+            PEBBLE_ERR_TASK_TIMEOUT);
+    cancel_one(run, pool);
+    kill_zygote();
+    run_one(run, pool, "a task after the zygote's loss", square, 0, PEBBLE_OK);
+    for (int i = 0; i < QUEUED; i++)
+        futures[i] = try_schedule(run, pool, stay, 0, 0);
+    pebble_error error = pebble_pool_stop(pool);
+    if (error != PEBBLE_OK)
+        complain(run, "stop", error);
+    for (int i = 0; i < QUEUED; i++)
+        expect_one_of(run, "a stopped task", futures[i], PEBBLE_ERR_TASK_CANCELLED);
+    error = pebble_pool_join(pool, DEADLINE_NS);
+    if (error != PEBBLE_OK)
+        complain(run, "join", error);
+}
+
+/* Returns how many calls of the kind there were in this process. */
+static unsigned run_scenario(scenario *run) {
+    pebble_pool *pool = NULL;
+    pebble_test_fault(run->kind, run->nth, false);
+    pebble_error error = pebble_process_pool_new(
+        PEBBLE_POOL_OPTIONS(.max_workers = 2, .max_tasks = 3, .start_method = run->method,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(20)),
+        &pool);
+    if (error == PEBBLE_OK)
+        use_pool(run, pool);
+    else if (!is_refusal(error))
+        complain(run, "new", error);
+    unsigned calls = pebble_test_fault_calls();
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    pebble_pool_free(pool);
+    return calls;
+}
+
+/* The calls of zygotes and workers, which count on by themselves, may be more than the program's. */
+static void check_kind(os_fault kind, pebble_start_method method) {
+    unsigned calls = 0;
+    bool broken = false;
+    for (unsigned nth = 1; nth <= calls + MORE_TRIES; nth++) {
+        scenario run = {.kind = kind, .nth = nth, .method = method};
+        if (run_scenario(&run) >= nth)
+            calls = nth;
+        broken |= run.broken;
+    }
+    print_message("%u calls\n", calls);
+    assert_false(broken);
+}
+
+#define EACH(name, kind)                                                                 \
+    static void test_each_##name(void **state) {                                         \
+        (void)state;                                                                     \
+        check_kind(kind, PEBBLE_START_FORK);                                             \
+    }
+EACH(allocation, OS_FAULT_ALLOC)
+EACH(shared_memory, OS_FAULT_SHARED)
+EACH(descriptor, OS_FAULT_FD)
+EACH(fork, OS_FAULT_FORK)
+EACH(thread, OS_FAULT_THREAD)
+EACH(message, OS_FAULT_MESSAGE)
+
+/* ---- For a while ---- */
+
+/* What a running pool wanted when there was none is done when there is again. */
+static void check_for_a_while(os_fault kind) {
+    int number = 9;
+    scenario run = {.kind = kind, .nth = 1};
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
+    pebble_future *leaves = schedule(pool, leave, NULL, 0, 0);
+    pebble_future *waits = schedule(pool, square, &number, sizeof number, 0);
+    pebble_test_fault(kind, 1, true);
+    expect_one_of(&run, "a task that exits", leaves, PEBBLE_ERR_TASK_EXPIRED);
+    usleep(50 * 1000);
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    assert_false(run.broken);
+    assert_int_equal(take_int(waits), 81);
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
+    close_join_free(pool);
+}
+
+static void test_none_for_a_while(void **state) {
+    (void)state;
+    for (int kind = OS_FAULT_ALLOC; kind < OS_FAULT_KINDS; kind++)
+        check_for_a_while((os_fault)kind);
+}
+
+/* ---- Real limits: descriptors ---- */
+
+static void limit(pid_t pid, __rlimit_resource_t resource, rlim_t value,
+                  struct rlimit *before) {
+    assert_int_equal(prlimit(pid, resource, NULL, before), 0);
+    struct rlimit limited = {.rlim_cur = value, .rlim_max = before->rlim_max};
+    assert_int_equal(prlimit(pid, resource, &limited, NULL), 0);
+}
+
+static void give_back(pid_t pid, __rlimit_resource_t resource,
+                      const struct rlimit *before) {
+    assert_int_equal(prlimit(pid, resource, before, NULL), 0);
+}
+
+static int lowest_free_descriptor(void) {
+    int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    close(fd);
+    return fd;
+}
+
+/* With room for so many more. */
+static void check_descriptors(int more) {
+    struct rlimit before;
+    scenario run = {.nth = (unsigned)more};
+    pebble_pool *pool = NULL;
+    pebble_future *first = NULL, *second = NULL;
+    limit(0, RLIMIT_NOFILE, (rlim_t)(lowest_free_descriptor() + more), &before);
+    pebble_error error =
+        pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 2), &pool);
+    if (error == PEBBLE_OK) {
+        first = try_schedule(&run, pool, leave, 0, 0);
+        second = try_schedule(&run, pool, square, 5, 0);
+        if (first != NULL)
+            pebble_future_wait(first, PEBBLE_MILLISECONDS(30));
+    } else if (!is_refusal(error)) {
+        complain(&run, "new", error);
+    }
+    give_back(0, RLIMIT_NOFILE, &before);
+    expect_one_of(&run, "a task that exits", first, PEBBLE_ERR_TASK_EXPIRED);
+    expect_one_of(&run, "a task behind it", second, PEBBLE_OK);
+    assert_false(run.broken);
+    if (pool != NULL)
+        close_join_free(pool);
+}
+
+static void test_no_descriptors_in_the_program(void **state) {
+    (void)state;
+    for (int more = 0; more <= 16; more++)
+        check_descriptors(more);
+}
+
+static pid_t zygote_of(pebble_pool *pool) {
+    pid_t worker;
+    size_t count = 0;
+    expect_ok(pebble_pool_get_pids(pool, &worker, 1, &count));
+    assert_int_equal(count, 1);
+    return process_parent(worker);
+}
+
+/* The zygote cannot take the next worker's descriptors, for a while. */
+static void test_no_descriptors_in_the_zygote(void **state) {
+    struct rlimit before;
+    int number = 6;
+    (void)state;
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 36);
+    pid_t zygote = zygote_of(pool);
+    limit(zygote, RLIMIT_NOFILE, 3, &before);
+    expect_end(schedule(pool, leave, NULL, 0, 0), PEBBLE_ERR_TASK_EXPIRED);
+    pebble_future *waits = schedule(pool, square, &number, sizeof number, 0);
+    assert_int_equal(pebble_future_wait(waits, PEBBLE_MILLISECONDS(100)),
+                     PEBBLE_ERR_TIMEOUT);
+    give_back(zygote, RLIMIT_NOFILE, &before);
+    assert_int_equal(take_int(waits), 36);
+    assert_int_equal(zygote_of(pool), zygote);
+    close_join_free(pool);
+}
+
+/* ---- Real limits: processes and threads, which count for a user ---- */
+
+/* So many processes and threads more may be made. */
+static void limit_processes(rlim_t more) {
+    struct rlimit before;
+    rlim_t present = (rlim_t)process_threads(getpid());
+    limit(0, RLIMIT_NPROC, present + more, &before);
+}
+
+static int use_few_processes(void *context) {
+    int more = *(int *)context;
+    scenario run = {.kind = OS_FAULT_FORK, .nth = (unsigned)more};
+    pebble_pool *pool = NULL;
+    pebble_future *futures[3];
+    if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
+        return 2;
+    limit_processes((rlim_t)more);
+    pebble_error error =
+        pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
+    if (error != PEBBLE_OK)
+        return is_refusal(error) ? 0 : 3;
+    for (int i = 0; i < 3; i++)
+        futures[i] = try_schedule(&run, pool, i == 1 ? leave : square, i, 0);
+    for (int i = 0; i < 3; i++)
+        expect_one_of(&run, "a task", futures[i],
+                      i == 1 ? PEBBLE_ERR_TASK_EXPIRED : PEBBLE_OK);
+    close_join_free(pool);
+    return run.broken ? 4 : 0;
+}
+
+static void test_few_processes(void **state) {
+    (void)state;
+    if (geteuid() != 0)
+        skip(); /* nobody can become a user with no other processes */
+    for (int more = 0; more < 6; more++)
+        assert_int_equal(program_wait(program_start(use_few_processes, &more)), 0);
+}
+
+static int use_few_threads(void *context) {
+    int more = *(int *)context, number = 4;
+    pebble_pool *pool = NULL;
+    if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
+        return 2;
+    limit_processes((rlim_t)more);
+    pebble_error error =
+        pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
+    if (error != PEBBLE_OK)
+        return is_refusal(error) ? 0 : 3;
+    for (int i = 0; i < 20; i++) {
+        pebble_future *future = NULL;
+        int result = 0;
+        error = pebble_schedule(pool, square, &number, sizeof number, 0, &future);
+        if (error == PEBBLE_OK)
+            error = pebble_future_copy_result(future, DEADLINE_NS, &result, sizeof result);
+        if (error == PEBBLE_OK ? result != 16 : !is_refusal(error))
+            return 4;
+        pebble_future_unref(future);
+    }
+    close_join_free(pool);
+    return 0;
+}
+
+static void test_few_threads(void **state) {
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    for (int more = 0; more < 5; more++)
+        assert_int_equal(program_wait(program_start(use_few_threads, &more)), 0);
+}
+
+static int replace_worker_later(void *unused) {
+    struct rlimit before;
+    int number = 8;
+    (void)unused;
+    if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
+        return 2;
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 64);
+    pid_t zygote = zygote_of(pool);
+    limit(zygote, RLIMIT_NPROC, 1, &before);
+    expect_end(schedule(pool, leave, NULL, 0, 0), PEBBLE_ERR_TASK_EXPIRED);
+    pebble_future *waits = schedule(pool, square, &number, sizeof number, 0);
+    assert_int_equal(pebble_future_wait(waits, PEBBLE_MILLISECONDS(100)),
+                     PEBBLE_ERR_TIMEOUT);
+    give_back(zygote, RLIMIT_NPROC, &before);
+    assert_int_equal(take_int(waits), 64);
+    close_join_free(pool);
+    return 0;
+}
+
+static void test_no_processes_for_a_while(void **state) {
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(program_wait(program_start(replace_worker_later, NULL)), 0);
+}
+
+/* ---- Real limits: memory ---- */
+
+static size_t address_space(void) {
+    unsigned long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file != NULL && fscanf(file, "%lu", &pages) != 1)
+        pages = 0;
+    if (file != NULL)
+        fclose(file);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static int limit_memory(const void *input, size_t input_size) {
+    struct rlimit limited;
+    (void)input_size;
+    if (getrlimit(RLIMIT_AS, &limited) != 0)
+        return 1;
+    limited.rlim_cur = address_space() + *(const size_t *)input;
+    return setrlimit(RLIMIT_AS, &limited);
+}
+
+/* Too little for the input of one task, for what another takes; then each of them fails, and no other. */
+static void test_little_memory_in_a_worker(void **state) {
+    const size_t more = 24 * MIB;
+    int number = 11;
+    (void)state;
+    if (SANITIZED)
+        skip(); /* it needs an address space of its own */
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .initializer = limit_memory,
+                                             .initializer_input = &more,
+                                             .initializer_input_size = sizeof more));
+    void *large = calloc(1, 50 * MIB);
+    assert_non_null(large);
+    assert_int_equal(take_int(schedule(pool, tell_size, large, 10 * MIB, 0)), 10);
+    expect_end(schedule(pool, tell_size, large, 50 * MIB, 0), PEBBLE_ERR_TASK_FAILED);
+    assert_int_equal(take_int(schedule(pool, tell_size, large, 10 * MIB, 0)), 10);
+    assert_in_range(take_int(schedule(pool, take_all_memory, NULL, 0, 0)), 1, 24);
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 121);
+    free(large);
+    close_join_free(pool);
+}
+
+/* The program has no room for a result: that task's future says so. */
+static int receive_too_much(void *unused) {
+    const size_t more = 64 * MIB;
+    int number = 13, little = 1, much = 300;
+    (void)unused;
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 169);
+    if (limit_memory(&more, sizeof more) != 0)
+        return 2;
+    for (int i = 0; i < 3; i++) {
+        expect_end(schedule(pool, write_much, &much, sizeof much, 0),
+                   PEBBLE_ERR_NO_MEMORY);
+        expect_end(schedule(pool, write_much, &little, sizeof little, 0), PEBBLE_OK);
+        assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 169);
+    }
+    close_join_free(pool);
+    return 0;
+}
+
+static void test_little_memory_in_the_program(void **state) {
+    (void)state;
+    if (SANITIZED)
+        skip();
+    assert_int_equal(program_wait(program_start(receive_too_much, NULL)), 0);
+}
+
+/* ---- A control group's memory ---- */
+
+static char group[128];
+
+static bool write_group(const char *file, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", group, file);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    bool written = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0)
+        close(fd);
+    return written;
+}
+
+static bool make_group(void) {
+    snprintf(group, sizeof group, "/sys/fs/cgroup/memory/pebble-test-%d", (int)getpid());
+    if (mkdir(group, 0755) == 0) {
+        if (write_group("memory.limit_in_bytes", "67108864"))
+            return true;
+        rmdir(group);
+    }
+    snprintf(group, sizeof group, "/sys/fs/cgroup/pebble-test-%d", (int)getpid());
+    if (mkdir(group, 0755) == 0) {
+        if (write_group("memory.max", "67108864"))
+            return true;
+        rmdir(group);
+    }
+    return false;
+}
+
+static bool group_is_removed(void *unused) {
+    (void)unused;
+    return rmdir(group) == 0;
+}
+
+static int take_all_of_group(pebble_task *task, const void *input, size_t input_size) {
+    (void)input, (void)input_size;
+    if (!write_group("cgroup.procs", "0"))
+        return 1;
+    for (int i = 0; i < 1000; i++) {
+        char *block = malloc(MIB);
+        if (block == NULL)
+            return 2;
+        memset(block, 1, MIB);
+    }
+    return (int)pebble_task_write(task, "", 0);
+}
+
+/* The system kills the worker. */
+static void test_memory_of_a_control_group(void **state) {
+    int number = 14;
+    (void)state;
+    if (SANITIZED || !make_group())
+        skip();
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
+    for (int i = 0; i < 2; i++) {
+        pebble_future *future = schedule(pool, take_all_of_group, NULL, 0, 0);
+        assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 196);
+        expect_ok(pebble_future_wait(future, DEADLINE_NS));
+        const pebble_failure *failure = pebble_future_failure(future);
+        assert_non_null(failure);
+        assert_int_equal(failure->signal, SIGKILL);
+        expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+    }
+    close_join_free(pool);
+    assert_true(wait_until(group_is_removed, NULL));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, support_setup, teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(each_allocation),
+        TEST(each_shared_memory),
+        TEST(each_descriptor),
+        TEST(each_fork),
+        TEST(each_thread),
+        TEST(each_message),
+        TEST(none_for_a_while),
+        TEST(no_descriptors_in_the_program),
+        TEST(no_descriptors_in_the_zygote),
+        TEST(few_processes),
+        TEST(few_threads),
+        TEST(no_processes_for_a_while),
+        TEST(little_memory_in_a_worker),
+        TEST(little_memory_in_the_program),
+        TEST(memory_of_a_control_group),
+    };
+    pebble_worker_main();
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests_name("exhausted", tests, NULL, NULL);
+}

@@ -1,0 +1,310 @@
+/* Row 2: workers killed while nothing runs, one of them and all; the zygote killed while it is idle, while
+ * it forks, and at any moment. */
+#include "support.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "platform/platform.h"
+
+enum { WORKERS = 3 };
+
+typedef struct area {
+    counter met, held, forks;
+    _Atomic int hold_in,
+        go; /* the moment of a fork that is held up, and whether it goes on */
+} area;
+
+static area *shared;
+static char shared_path[MEMORY_PATH_SIZE]; /* for workers that are executed */
+
+static int setup(void **state) {
+    shared = shared_memory_with_path(sizeof *shared, shared_path);
+    return support_setup(state);
+}
+
+/* ---- Tasks ---- */
+
+static area *area_in_task(const void *path) {
+    static area *mapped;
+    if (mapped == NULL)
+        mapped = shared_memory_at(path, sizeof *mapped);
+    return mapped;
+}
+
+/* Ends when WORKERS of them have begun: one in each worker. */
+static int meet(pebble_task *task, const void *input, size_t input_size) {
+    area *at = area_in_task(input);
+    uint32_t place = counter_add(&at->met, 1) - 1;
+    int pid = getpid();
+    (void)input_size;
+    if (!counter_wait(&at->met, (place / WORKERS + 1) * WORKERS))
+        return 1;
+    return (int)pebble_task_write(task, &pid, sizeof pid);
+}
+
+static int square(pebble_task *task, const void *input, size_t input_size) {
+    int n = *(const int *)input, result = n * n;
+    (void)input_size;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+/* ---- In the program ---- */
+
+static const pebble_start_method methods[] = {PEBBLE_START_FORK, PEBBLE_START_FORKSERVER,
+                                              PEBBLE_START_SPAWN};
+
+static pebble_pool *pool_of(pebble_start_method method) {
+    return new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .start_method = method));
+}
+
+/* One task in each worker; their processes. */
+static void meet_all(pebble_pool *pool, pid_t pids[WORKERS]) {
+    pebble_future *futures[WORKERS];
+    for (int i = 0; i < WORKERS; i++)
+        futures[i] = schedule(pool, meet, shared_path, sizeof shared_path, 0);
+    for (int i = 0; i < WORKERS; i++)
+        pids[i] = take_int(futures[i]);
+}
+
+static bool is_among(pid_t pid, const pid_t pids[WORKERS]) {
+    return pid == pids[0] || pid == pids[1] || pid == pids[2];
+}
+
+static uint64_t deaths_of(pebble_pool *pool) {
+    pebble_pool_info info = PEBBLE_POOL_INFO_INIT;
+    expect_ok(pebble_pool_get_info(pool, &info));
+    return info.worker_deaths;
+}
+
+static void with_each_method(void (*check)(pebble_start_method)) {
+    for (int i = 0; i < 3; i++)
+        check(methods[i]);
+}
+
+/* ---- Idle workers ---- */
+
+static void check_one_idle_worker(pebble_start_method method) {
+    pid_t before[WORKERS], after[WORKERS];
+    pebble_pool *pool = pool_of(method);
+    meet_all(pool, before);
+    for (int round = 0; round < 5; round++) {
+        process_kill(before[round % WORKERS]);
+        expect_gone(before[round % WORKERS]);
+        meet_all(pool, after);
+        assert_false(is_among(before[round % WORKERS], after));
+        for (int i = 0; i < WORKERS; i++) {
+            if (i != round % WORKERS)
+                assert_true(is_among(before[i], after)); /* the others are as they were */
+        }
+        for (int i = 0; i < WORKERS; i++)
+            before[i] = after[i];
+        assert_int_equal(deaths_of(pool), round + 1);
+    }
+    close_join_free(pool);
+}
+
+static void test_one_idle_worker(void **state) {
+    (void)state;
+    with_each_method(check_one_idle_worker);
+}
+
+/* The spare too. */
+static void check_all_idle_workers(pebble_start_method method) {
+    enum { MOST = 16 };
+    pid_t workers[WORKERS], all[MOST];
+    pebble_pool *pool = pool_of(method);
+    meet_all(pool, workers);
+    for (int round = 0; round < 5; round++) {
+        pid_t zygote = process_parent(workers[0]);
+        size_t count = process_children(zygote, all, MOST);
+        assert_in_range(count, WORKERS, MOST);
+        for (size_t i = 0; i < count; i++)
+            kill(all[i], SIGKILL);
+        for (int i = 0; i < WORKERS; i++)
+            expect_gone(workers[i]);
+        meet_all(pool, workers);
+        assert_int_equal(process_parent(workers[0]), zygote);
+    }
+    close_join_free(pool);
+}
+
+static void test_all_idle_workers(void **state) {
+    (void)state;
+    with_each_method(check_all_idle_workers);
+}
+
+/* Nobody waits for them, and nothing is to be done. */
+static void test_all_idle_workers_then_close(void **state) {
+    pid_t workers[WORKERS];
+    (void)state;
+    pebble_pool *pool = pool_of(PEBBLE_START_FORK);
+    meet_all(pool, workers);
+    for (int i = 0; i < WORKERS; i++)
+        process_kill(workers[i]);
+    close_join_free(pool);
+}
+
+/* ---- The zygote ---- */
+
+static void check_idle_zygote(pebble_start_method method) {
+    pid_t before[WORKERS], after[WORKERS];
+    pebble_pool *pool = pool_of(method);
+    meet_all(pool, before);
+    for (int round = 0; round < 6;
+         round++) { /* more than a pool bears without any task's end */
+        process_kill(process_parent(before[0]));
+        for (int i = 0; i < WORKERS; i++)
+            expect_gone(before[i]);
+        meet_all(pool, after);
+        for (int i = 0; i < WORKERS; i++) {
+            assert_false(is_among(after[i], before));
+            before[i] = after[i];
+        }
+    }
+    close_join_free(pool);
+}
+
+static void test_idle_zygote(void **state) {
+    (void)state;
+    with_each_method(check_idle_zygote);
+}
+
+/* ---- The zygote while it forks ---- */
+
+enum { BEFORE_FORK = 1, AFTER_FORK_PARENT, AFTER_FORK_CHILD };
+
+/* From the second worker's fork on, until it is killed. */
+static void hold_up(void) {
+    if (counter_value(&shared->forks) < 2 || atomic_load(&shared->go) != 0)
+        return;
+    counter_add(&shared->held, 1);
+    for (;;)
+        pause();
+}
+
+static void before_fork(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind != PEBBLE_FORK_WORKER)
+        return;
+    counter_add(&shared->forks, 1);
+    if (atomic_load(&shared->hold_in) == BEFORE_FORK)
+        hold_up();
+}
+
+static void after_fork_parent(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_WORKER && atomic_load(&shared->hold_in) == AFTER_FORK_PARENT)
+        hold_up();
+}
+
+/* A worker whose zygote is held up must not have begun a task when that is killed. */
+static void after_fork_child(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_WORKER && atomic_load(&shared->hold_in) != BEFORE_FORK)
+        hold_up();
+}
+
+/* What runs expires, what waited for the new worker goes to the next zygote's. */
+static void check_zygote_that_forks(int moment) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .before_fork = before_fork,
+                                       .after_fork_parent = after_fork_parent,
+                                       .after_fork_child = after_fork_child};
+    pebble_future *waiting[WORKERS];
+    int number = 12;
+    atomic_store(&shared->hold_in, moment);
+    atomic_store(&shared->go, 0);
+    shared->forks.value = shared->held.value = shared->met.value = 0;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .hooks = &hooks));
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 144);
+    pebble_future *running = schedule(pool, meet, shared_path, sizeof shared_path, 0);
+    counter_expect(&shared->met, 1);
+    for (int i = 0; i < WORKERS; i++)
+        waiting[i] = schedule(pool, square, &number, sizeof number, 0);
+    counter_expect(&shared->held, moment == AFTER_FORK_PARENT ? 2 : 1);
+    atomic_store(&shared->go, 1); /* those who come next */
+    pid_t zygote = process_parent(pebble_future_pid(running));
+    process_kill(zygote);
+    expect_end(running, PEBBLE_ERR_TASK_EXPIRED);
+    for (int i = 0; i < WORKERS; i++)
+        assert_int_equal(take_int(waiting[i]), 144);
+    expect_gone(zygote);
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 144);
+    close_join_free(pool);
+}
+
+static void test_zygote_before_a_fork(void **state) {
+    (void)state;
+    check_zygote_that_forks(BEFORE_FORK);
+}
+
+static void test_zygote_after_a_fork(void **state) {
+    (void)state;
+    check_zygote_that_forks(AFTER_FORK_PARENT);
+}
+
+static void test_zygote_of_a_worker_that_starts(void **state) {
+    (void)state;
+    check_zygote_that_forks(AFTER_FORK_CHILD);
+}
+
+/* ---- At any moment ---- */
+
+/* Its workers are always new: it forks nearly all the time. */
+static void test_zygote_that_forks_at_any_moment(void **state) {
+    enum { ROUNDS = 40, TASKS = 20 };
+    unsigned seed = 3;
+    int expired = 0;
+    (void)state;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .max_tasks = 1));
+    for (int round = 0; round < ROUNDS; round++) {
+        pebble_future *futures[TASKS];
+        pid_t zygote;
+        for (int n = 0; n < TASKS; n++)
+            futures[n] = schedule(pool, square, &n, sizeof n, 0);
+        pebble_future_wait(futures[0],
+                           DEADLINE_NS); /* one has ended: no zygote is to blame */
+        usleep((unsigned)rand_r(&seed) % 5000);
+        if (process_children(getpid(), &zygote, 1) == 1)
+            kill(zygote, SIGKILL);
+        int lost = 0;
+        for (int n = 0; n < TASKS; n++) {
+            int result = -1;
+            pebble_error error = pebble_future_copy_result(futures[n], DEADLINE_NS,
+                                                           &result, sizeof result);
+            if (error == PEBBLE_OK)
+                assert_int_equal(result, n * n);
+            else
+                assert_int_equal(error, PEBBLE_ERR_TASK_EXPIRED);
+            lost += error != PEBBLE_OK;
+            pebble_future_unref(futures[n]);
+        }
+        assert_in_range(lost, 0, WORKERS);
+        expired += lost;
+    }
+    print_message("%d of %d tasks expired\n", expired, ROUNDS * TASKS);
+    close_join_free(pool);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(one_idle_worker),
+        TEST(all_idle_workers),
+        TEST(all_idle_workers_then_close),
+        TEST(idle_zygote),
+        TEST(zygote_before_a_fork),
+        TEST(zygote_after_a_fork),
+        TEST(zygote_of_a_worker_that_starts),
+        TEST(zygote_that_forks_at_any_moment),
+    };
+    pebble_worker_main();
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests_name("killed", tests, NULL, NULL);
+}

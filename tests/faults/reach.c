@@ -1,0 +1,250 @@
+/* Row 23: what the processes of a pool can reach of one another and of the program; that nothing of theirs has
+ * a name in the file system; and that a user without rights can do everything. */
+#include "support.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { NOBODY = 65534, WORKERS = 2, TEXT_SIZE = 8192, LARGE = 1000 * 1000 };
+
+static const pebble_start_method methods[] = {PEBBLE_START_FORK, PEBBLE_START_FORKSERVER,
+                                              PEBBLE_START_SPAWN};
+
+static counter *met;
+static char met_path[MEMORY_PATH_SIZE]; /* for workers that are executed */
+
+static int setup(void **state) {
+    met = shared_memory_with_path(sizeof *met, met_path);
+    return support_setup(state);
+}
+
+/* ---- What a process holds ---- */
+
+static void append(char *text, const char *line) {
+    if (strlen(text) + strlen(line) < TEXT_SIZE)
+        strcat(text, line);
+}
+
+/* The targets of its descriptors above the standard streams, a line each. */
+static void describe_descriptors(char *text) {
+    char path[300], target[256], line[300];
+    struct dirent *entry;
+    DIR *directory = opendir("/proc/self/fd");
+    while (directory != NULL && (entry = readdir(directory)) != NULL) {
+        int fd = atoi(entry->d_name);
+        snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
+        ssize_t length = readlink(path, target, sizeof target - 1);
+        if (fd > 2 && fd != dirfd(directory) && length > 0) {
+            snprintf(line, sizeof line, "%.*s\n", (int)length, target);
+            append(text, line);
+        }
+    }
+    if (directory != NULL)
+        closedir(directory);
+}
+
+/* The channels that it has mapped, "map NAME INODE", a line each. */
+static void describe_channels(char *text) {
+    char line[512], name[256], found[300];
+    unsigned long inode;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
+        if (strstr(line, "memfd:pebble-") != NULL &&
+            sscanf(line, "%*s %*s %*s %*s %lu %255s", &inode, name) == 2) {
+            snprintf(found, sizeof found, "map %s %lu\n", name, inode);
+            if (strstr(text, found) == NULL)
+                append(text, found);
+        }
+    }
+    if (maps != NULL)
+        fclose(maps);
+}
+
+/* ---- Tasks ---- */
+
+/* In each worker at the same time. */
+static int describe_worker(pebble_task *task, const void *input, size_t input_size) {
+    static char text[TEXT_SIZE];
+    counter *at = shared_memory_at(input, sizeof *at);
+    (void)input_size;
+    text[0] = '\0';
+    if (at == NULL)
+        return 1;
+    counter_add(at, 1);
+    if (!counter_wait(at, WORKERS))
+        return 2;
+    describe_descriptors(text);
+    describe_channels(text);
+    return (int)pebble_task_write(task, text, strlen(text) + 1);
+}
+
+static int echo(pebble_task *task, const void *input, size_t input_size) {
+    return (int)pebble_task_write(task, input, input_size);
+}
+
+static int leave(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    _exit(3);
+}
+
+static int stay(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* ---- Channels and sockets ---- */
+
+static size_t count_lines(const char *text, const char *with) {
+    size_t count = 0;
+    for (; (text = strstr(text, with)) != NULL; text++)
+        count++;
+    return count;
+}
+
+/* Its own channel, of which the other has nothing, and no way to the zygote or the program. */
+static void check_worker(char *text, const char *other, const char *program_had,
+                         bool inherits) {
+    assert_int_equal(count_lines(text, "map "), 2);
+    assert_int_equal(count_lines(text, "map /memfd:pebble-up "), 1);
+    assert_int_equal(count_lines(text, "map /memfd:pebble-down "), 1);
+    char *rest = text, *line;
+    while ((line = strtok_r(rest, "\n", &rest)) != NULL) {
+        if (strncmp(line, "map ", 4) == 0)
+            assert_null(strstr(other, line));
+        else if (strcmp(line, "anon_inode:[eventfd]") != 0 && /* its bell */
+                 !(inherits && strstr(program_had, line) != NULL))
+            fail_msg("the worker has %s", line);
+    }
+}
+
+static void check_reach(pebble_start_method method) {
+    pebble_future *futures[WORKERS];
+    const void *data;
+    char *texts[WORKERS], before[TEXT_SIZE] = "";
+    describe_descriptors(before);
+    met->value = 0;
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .start_method = method));
+    for (int i = 0; i < WORKERS; i++)
+        futures[i] = schedule(pool, describe_worker, met_path, sizeof met_path, 0);
+    for (int i = 0; i < WORKERS; i++) {
+        expect_ok(pebble_future_result(futures[i], DEADLINE_NS, &data, NULL));
+        texts[i] = strdup(data);
+        pebble_future_unref(futures[i]);
+    }
+    char *first = strdup(texts[0]);
+    check_worker(texts[0], texts[1], before, method == PEBBLE_START_FORK);
+    check_worker(texts[1], first, before, method == PEBBLE_START_FORK);
+    free(first);
+    free(texts[0]);
+    free(texts[1]);
+    close_join_free(pool);
+}
+
+/* The program has sockets of its own, which tell those of the engine apart. */
+static void test_channels_and_sockets(void **state) {
+    int sockets[2];
+    (void)state;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
+    for (int i = 0; i < 3; i++)
+        check_reach(methods[i]);
+    close(sockets[0]);
+    close(sockets[1]);
+}
+
+/* ---- Names ---- */
+
+/* All that the program has open for its pools is anonymous. */
+static void test_nothing_has_a_name(void **state) {
+    char before[TEXT_SIZE] = "", with[TEXT_SIZE] = "";
+    pebble_pool *pools[3];
+    (void)state;
+    describe_descriptors(before);
+    for (int i = 0; i < 3; i++) {
+        pools[i] = new_process_pool(
+            PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .start_method = methods[i],
+                                .worker_data = "data", .worker_data_size = 4));
+        expect_end(schedule(pools[i], echo, "x", 1, 0), PEBBLE_OK);
+    }
+    describe_descriptors(with);
+    char *rest = with, *line;
+    while ((line = strtok_r(rest, "\n", &rest)) != NULL) {
+        if (strstr(before, line) == NULL && strncmp(line, "anon_inode:", 11) != 0 &&
+            strncmp(line, "socket:", 7) != 0 && strncmp(line, "/memfd:", 7) != 0)
+            fail_msg("the program has %s", line);
+    }
+    for (int i = 0; i < 3; i++)
+        close_join_free(pools[i]);
+}
+
+/* ---- A user without rights ---- */
+
+static void use_pool(pebble_start_method method) {
+    static const char large[LARGE] = {1};
+    const void *data;
+    size_t size = 0;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .start_method = method));
+    pebble_future *future = schedule(pool, echo, large, sizeof large, 0);
+    expect_ok(pebble_future_result(future, DEADLINE_NS, &data, &size));
+    assert_int_equal(size, sizeof large);
+    assert_memory_equal(data, large, sizeof large);
+    pid_t pid = pebble_future_pid(future);
+    pebble_future_unref(future);
+    expect_end(schedule(pool, leave, NULL, 0, 0), PEBBLE_ERR_TASK_EXPIRED);
+    expect_end(schedule(pool, stay, NULL, 0, PEBBLE_MILLISECONDS(10)),
+               PEBBLE_ERR_TASK_TIMEOUT);
+    future = schedule(pool, stay, NULL, 0, 0);
+    while (pebble_future_state(future) != PEBBLE_RUNNING)
+        usleep(1000);
+    pid = pebble_future_pid(future);
+    assert_true(pebble_future_cancel(future));
+    expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+    assert_false(process_lives(pid));
+    future = schedule(pool, stay, NULL, 0, 0);
+    while (pebble_future_pid(future) == 0)
+        usleep(1000);
+    process_kill(process_parent(pebble_future_pid(future)));
+    expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+    expect_end(schedule(pool, echo, "x", 1, 0), PEBBLE_OK);
+    future = schedule(pool, stay, NULL, 0, 0);
+    stop_join_free(pool);
+    expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+}
+
+static int run_unprivileged(void *unused) {
+    (void)unused;
+    if (geteuid() == 0 && (setresgid(NOBODY, NOBODY, NOBODY) != 0 ||
+                           setresuid(NOBODY, NOBODY, NOBODY) != 0))
+        return 1;
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* as that user's programs are */
+    for (int i = 0; i < 3; i++)
+        use_pool(methods[i]);
+    return 0;
+}
+
+static void test_unprivileged(void **state) {
+    (void)state;
+    assert_int_equal(program_wait(program_start(run_unprivileged, NULL)), 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(channels_and_sockets),
+        TEST(nothing_has_a_name),
+        TEST(unprivileged),
+    };
+    pebble_worker_main();
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests_name("reach", tests, NULL, NULL);
+}

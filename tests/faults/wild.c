@@ -1,0 +1,233 @@
+/* Row 22: tasks that multiply, that fill standard output, that become another user. (Those that close their
+ * descriptors, limit their resources, leave their session and so on: test_hostile_worker.c.) */
+#include "support.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "platform/platform.h"
+
+#define SANITIZED (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
+#define SOON_NS PEBBLE_SECONDS(SANITIZED ? 10 : 3)
+
+enum { BOMB_MAX = SANITIZED ? 300 : 1500, BOMB_ENOUGH = BOMB_MAX / 5, NOBODY = 65534 };
+
+typedef struct area {
+    counter forks, started;
+    _Atomic pid_t pids[BOMB_MAX];
+} area;
+
+static area *shared;
+
+static int setup(void **state) {
+    shared = shared_memory(sizeof *shared);
+    return support_setup(state);
+}
+
+/* ---- Tasks ---- */
+
+static int square(pebble_task *task, const void *input, size_t input_size) {
+    int n = *(const int *)input, result = n * n;
+    (void)input_size;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+static int tell_pid(pebble_task *task, const void *input, size_t input_size) {
+    int pid = getpid();
+    (void)input, (void)input_size;
+    return (int)pebble_task_write(task, &pid, sizeof pid);
+}
+
+static int stay(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    counter_add(&shared->started, 1);
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* Every process forks as fast as it can, and none heeds SIGTERM; so many at most, lest the machine go with
+ * a test that fails. */
+static int bomb(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    signal(SIGTERM, SIG_IGN);
+    uint32_t place;
+    while ((place = counter_add(&shared->forks, 1) - 1) < BOMB_MAX) {
+        if (fork() == 0)
+            atomic_store(&shared->pids[place], getpid());
+    }
+    for (;;)
+        pause();
+    return 0;
+}
+
+static int fill_output(pebble_task *task, const void *input, size_t input_size) {
+    char line[] = "a line of some length, as a program prints them\n";
+    (void)task, (void)input, (void)input_size;
+    counter_add(&shared->started, 1);
+    for (;;)
+        fputs(line, stdout);
+    return 0;
+}
+
+/* It stays in the stream's buffer until the task has returned. */
+static int print_little(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    fputs("a word", stdout);
+    counter_add(&shared->started, 1);
+    return 0;
+}
+
+static int become_nobody(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    return setresgid(NOBODY, NOBODY, NOBODY) == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0
+               ? 0
+               : errno;
+}
+
+/* ---- In the program ---- */
+
+static pebble_pool *pool_of(int workers) {
+    return new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = workers,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
+}
+
+static void expect_works(pebble_pool *pool) {
+    for (int n = 0; n < 20; n++)
+        assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), n * n);
+}
+
+/* ---- Fork bombs ---- */
+
+static void check_bomb(int64_t timeout_ns) {
+    memset(shared, 0, sizeof *shared);
+    pebble_pool *pool = pool_of(2);
+    pebble_future *future = schedule(pool, bomb, NULL, 0, timeout_ns);
+    counter_expect(&shared->forks, BOMB_ENOUGH);
+    expect_works(pool);
+    if (timeout_ns == 0)
+        assert_true(pebble_future_cancel(future));
+    expect_ok(pebble_future_wait(future, DEADLINE_NS));
+    for (int i = 0; i < BOMB_MAX; i++)
+        assert_false(process_lives(atomic_load(&shared->pids[i])));
+    expect_end(future,
+               timeout_ns == 0 ? PEBBLE_ERR_TASK_CANCELLED : PEBBLE_ERR_TASK_TIMEOUT);
+    expect_works(pool);
+    close_join_free(pool);
+}
+
+static void test_fork_bomb_cancelled(void **state) {
+    (void)state;
+    check_bomb(0);
+}
+
+static void test_fork_bomb_timed_out(void **state) {
+    (void)state;
+    check_bomb(PEBBLE_MILLISECONDS(SANITIZED ? 1500 : 300));
+}
+
+/* ---- Standard output that nobody reads ---- */
+
+/* Runs check with a full pipe for standard output, as the pool's processes get it. */
+static void with_full_output(void (*check)(pebble_pool *)) {
+    int pipe_fds[2], before = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 10);
+    char block[4096] = "";
+    fflush(NULL);
+    assert_int_equal(pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK), 0);
+    while (write(pipe_fds[1], block, sizeof block) > 0)
+        ;
+    fcntl(pipe_fds[1], F_SETFL, 0);
+    dup2(pipe_fds[1], STDOUT_FILENO);
+    pebble_pool *pool = pool_of(2);
+    pebble_future *first = schedule(pool, tell_pid, NULL, 0, 0);
+    pebble_error error = pebble_future_wait(first, DEADLINE_NS);
+    dup2(before, STDOUT_FILENO);
+    close(before);
+    expect_ok(error);
+    pebble_future_unref(first);
+    check(pool);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+
+static void check_output(pebble_pool *pool, pebble_function function) {
+    pebble_future *times_out =
+        schedule(pool, function, NULL, 0, PEBBLE_MILLISECONDS(SANITIZED ? 500 : 100));
+    counter_expect(&shared->started, 1);
+    expect_works(pool);
+    expect_ok(pebble_future_wait(times_out, SOON_NS));
+    expect_end(times_out, PEBBLE_ERR_TASK_TIMEOUT);
+    pebble_future *cancelled = schedule(pool, function, NULL, 0, 0);
+    counter_expect(&shared->started, 2);
+    expect_works(pool);
+    assert_false(pebble_future_done(cancelled));
+    assert_true(pebble_future_cancel(cancelled));
+    expect_ok(pebble_future_wait(cancelled, SOON_NS));
+    expect_end(cancelled, PEBBLE_ERR_TASK_CANCELLED);
+    pebble_future *stopped = schedule(pool, function, NULL, 0, 0);
+    counter_expect(&shared->started, 3);
+    stop_join_free(pool);
+    expect_end(stopped, PEBBLE_ERR_TASK_CANCELLED);
+}
+
+static void check_filled_output(pebble_pool *pool) {
+    check_output(pool, fill_output);
+}
+
+static void check_last_words(pebble_pool *pool) {
+    check_output(pool, print_little);
+}
+
+static void test_output_that_is_full(void **state) {
+    (void)state;
+    with_full_output(check_filled_output);
+}
+
+static void test_last_words_into_a_full_output(void **state) {
+    (void)state;
+    with_full_output(check_last_words);
+}
+
+/* ---- Another user ---- */
+
+static void test_another_user(void **state) {
+    (void)state;
+    if (geteuid() != 0)
+        skip(); /* nobody can become another user */
+    pebble_pool *pool = pool_of(1);
+    expect_end(schedule(pool, become_nobody, NULL, 0, 0), PEBBLE_OK);
+    pid_t pid = take_int(schedule(pool, tell_pid, NULL, 0, 0));
+    expect_works(pool);
+    pebble_future *future = schedule(pool, stay, NULL, 0, PEBBLE_MILLISECONDS(20));
+    expect_end(future, PEBBLE_ERR_TASK_TIMEOUT);
+    assert_false(process_lives(pid));
+    /* The system has untied it from its zygote; with that it is gone all the same. */
+    expect_end(schedule(pool, become_nobody, NULL, 0, 0), PEBBLE_OK);
+    future = schedule(pool, stay, NULL, 0, 0);
+    counter_expect(&shared->started, 2);
+    pid = pebble_future_pid(future);
+    process_kill(process_parent(pid));
+    expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+    expect_gone(pid);
+    expect_works(pool);
+    expect_end(schedule(pool, become_nobody, NULL, 0, 0), PEBBLE_OK);
+    close_join_free(pool);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        TEST(fork_bomb_cancelled), TEST(fork_bomb_timed_out),
+        TEST(output_that_is_full), TEST(last_words_into_a_full_output),
+        TEST(another_user),
+    };
+    cmocka_set_test_filter(getenv("TEST_FILTER"));
+    return cmocka_run_group_tests_name("wild", tests, NULL, NULL);
+}
