@@ -3,6 +3,10 @@ is replaced. That is an error, or the pool tries again until there are some; it 
 """
 
 import os
+import pathlib
+import subprocess
+import sys
+import tempfile
 
 import pytest
 
@@ -106,3 +110,48 @@ END = """
         with ProcessPool(max_workers=2) as pool:
             assert list(pool.map(tasks.value, range(9)).result()) == list(range(9))
 """
+
+UNPRIVILEGED = 54_000 + os.getpid() % 1000  # a user who has no other processes
+
+
+@pytest.fixture
+def tmp_path():
+    """One that every user may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield pathlib.Path(folder)
+
+
+@pytest.fixture
+def unprivileged():
+    """Options of a process whose user has a limit of processes; root has none."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become a user without other processes")
+    options = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
+    if subprocess.run([sys.executable, "-c", "import pebble"], **options).returncode != 0:
+        pytest.skip("other users cannot read the package")
+    return options
+
+
+def outcomes_of(program, source, kind, **options):
+    """What became of the pool, from nothing being left to enough of everything."""
+    code, output, errors = program(source.replace("KIND", kind), **options).end()
+    assert code == 0, output + errors
+    outcomes = [line.split()[1] for line in output.splitlines()]
+    assert outcomes[0] != "worked" and outcomes[-1] == "worked", output
+    return outcomes
+
+
+MADE, REPLACED = PROGRAM + MAKE + END, PROGRAM + REPLACE + END
+both = pytest.mark.parametrize("source", [MADE, REPLACED], ids=["made", "replaced"])
+
+
+@both
+@pytest.mark.parametrize("kind", ["descriptors", "memory"])
+def test_shortage(program, source, kind):
+    outcomes_of(program, source, kind)
+
+
+@both
+def test_shortage_of_processes(program, unprivileged, source):
+    outcomes_of(program, source, "processes", **unprivileged)
