@@ -15,7 +15,13 @@ class Pending(Exception):
     """The task has not ended in time."""
 
 
-class OfFutures:
+class Contender:
+    def map(self, pool, function, items):
+        futures = [self.submit(pool, function, item) for item in items]
+        return [self.result(future, None) for future in futures]
+
+
+class OfFutures(Contender):
     """Futures of concurrent.futures."""
 
     def result(self, future, seconds):
@@ -133,8 +139,11 @@ class Deadpool(OfExecutor):
             future.add_done_callback(callback)
         return future
 
+    def cancel(self, future):
+        return future.cancel_and_kill_if_running()
 
-class OfAsyncResults:
+
+class OfAsyncResults(Contender):
     """Results of multiprocessing's kind."""
 
     peers = True
@@ -143,7 +152,7 @@ class OfAsyncResults:
         future.wait(seconds)
         if not future.ready():
             raise Pending
-        return future.get(timeout=seconds)
+        return future.get()
 
     def close(self, pool):
         pool.close()
@@ -177,7 +186,7 @@ class Billiard(OfAsyncResults):
     def open(self, workers=2, max_tasks=None, **options):
         import billiard
 
-        return billiard.Pool(workers, maxtasksperchild=max_tasks, **options)
+        return billiard.Pool(workers, maxtasksperchild=max_tasks, enable_timeouts=True, **options)
 
     def submit(self, pool, function, *args, timeout=None, callback=None):
         return pool.apply_async(
@@ -187,18 +196,27 @@ class Billiard(OfAsyncResults):
 
 class Mpire(OfAsyncResults):
     name = "mpire"
-    can = {TIMEOUT, STOP, CALLBACK}
+    can = {TIMEOUT, STOP, CALLBACK, MAX_TASKS, INITIALIZER}
     died, timed_out = {"RuntimeError"}, {"TimeoutError"}
 
-    def open(self, workers=2):
+    def open(self, workers=2, initializer=None, max_tasks=None):
         import mpire
 
+        self.initializer, self.max_tasks = initializer, max_tasks
         return mpire.WorkerPool(n_jobs=workers)
 
     def submit(self, pool, function, *args, timeout=None, callback=None):
         return pool.apply_async(
-            function, args, task_timeout=timeout, callback=callback, error_callback=callback
+            function,
+            args,
+            task_timeout=timeout,
+            callback=callback,
+            error_callback=callback,
+            worker_init=self.initializer,
         )
+
+    def map(self, pool, function, items):
+        return pool.map(function, items, chunk_size=1, worker_lifespan=self.max_tasks)
 
     def close(self, pool):
         pool.stop_and_join()
