@@ -9,7 +9,7 @@ import pools
 import processes
 import tasks
 
-PATIENCE = 8  # seconds after which something hangs
+PATIENCE = 5  # seconds after which something hangs
 DIED, TIMED_OUT, CANCELLED, FAILED, PENDING = "died", "timed out", "cancelled", "failed", "pending"
 
 End = collections.namedtuple("End", "kind detail seconds")
@@ -27,6 +27,7 @@ class Case:
         self.ends = collections.Counter()  # how each future ended
         self.pool = None
         self.patience = PATIENCE
+        self.hung = False
 
     def note(self, text):
         if text not in self.notes:
@@ -35,6 +36,7 @@ class Case:
     def hangs(self, what):
         """Notes it; the next wait is short, and after three there is no other."""
         self.note(what)
+        self.hung = True
         self.patience /= 4
         if self.patience < 0.1:
             raise Over
@@ -63,28 +65,28 @@ class Case:
             self.hangs(f"{what} hangs")
         return time.monotonic() - start
 
-    def end(self, what, end):
-        pool, self.pool = self.pool, None
-
-        def end_and_join():
-            end(pool)
-            self.contender.join(pool)
-
-        return self.in_time(what, end_and_join)
-
     def close(self):
         if self.pool is not None:
-            self.end("close", self.contender.close)
+            self.in_time("close", self.contender.close, self.pool)
+            self.pool = None
 
     def stop(self):
         """As fast as it can be; the seconds that it took."""
-        return self.end("stop", self.contender.stop)
+        pool, self.pool = self.pool, None
+        return self.in_time("stop", self.contender.stop, pool)
 
     # ---- Futures
 
     def count(self, end):
         """Of those that differ in numbers only, one."""
         self.ends[re.sub("[0-9]+", "N", end.splitlines()[0])[:120]] += 1
+
+    def kind_of(self, name):
+        if name in self.contender.died:
+            return DIED
+        if name in self.contender.timed_out:
+            return TIMED_OUT
+        return CANCELLED if name in self.contender.stopped else FAILED
 
     def end_of(self, future):
         start = time.monotonic()
@@ -94,13 +96,7 @@ class Case:
             kind, detail = PENDING, None
         except BaseException as error:
             name = type(error).__name__
-            detail = f"{name}: {error}"
-            if name in self.contender.died:
-                kind = DIED
-            elif name in self.contender.timed_out:
-                kind = TIMED_OUT
-            else:
-                kind = CANCELLED if name == "CancelledError" else FAILED
+            kind, detail = self.kind_of(name), f"{name}: {error}"
         self.count(kind if kind in ("value", PENDING) else f"{kind}, {detail}")
         return End(kind, detail, time.monotonic() - start)
 
@@ -113,29 +109,40 @@ class Case:
             self.note("wrong reason" if end.kind != "value" else "no error")
         return end
 
-    def expect_values(self, futures, values, otherwise):
-        """They end with these values; otherwise that is noted."""
+    def expect_ends(self, futures, *kinds):
+        """They all end so; the first that does not is enough."""
+        for future in futures:
+            end = self.end_of(future)
+            if end.kind == PENDING:
+                return self.hangs("futures never end")
+            if end.kind not in kinds:
+                return self.note("wrong reason")
+
+    def expect_values(self, futures, values, whose):
         for future, value in zip(futures, values):
             end = self.end_of(future)
             if end.kind == PENDING:
-                self.hangs(otherwise)
-                return
-            if end.kind != "value" or end.detail != value:
-                self.note(otherwise)
+                return self.hangs(f"{whose} hang")
+            if (end.kind, end.detail) != ("value", value):
+                return self.note(f"{whose} lost")
 
     def expect_usable(self):
         try:
             futures = [self.submit(tasks.value, n) for n in range(4)]
         except Exception as error:
             self.count(f"submit: {type(error).__name__}: {error}")
-            self.note("pool broken")
-            return
-        self.expect_values(futures, range(4), "pool broken")
+            return self.note("pool broken")
+        for n, future in enumerate(futures):
+            end = self.end_of(future)
+            if end.kind == PENDING:
+                return self.hangs("pool hangs")
+            if (end.kind, end.detail) != ("value", n):
+                return self.note("pool broken")
 
     def expect_timeout(self, future, deadline):
         """It ends as timed out; how long after the deadline."""
-        self.expect(future, TIMED_OUT)
-        self.figures.append(f"{max(time.monotonic() - deadline, 0):.2f} s late")
+        if self.expect(future, TIMED_OUT).kind != PENDING:
+            self.figures.append(f"{max(time.monotonic() - deadline, 0):.2f} s late")
 
     def expect_gone(self, pids_of, seconds=1):
         count = processes.gone(pids_of, seconds)

@@ -1,9 +1,10 @@
 """The pools that are tried, each under the same few calls, by what its documentation offers.
 
-A contender has open(), submit(), result(), close(), stop() and join(). `can` says what else its documentation
-offers: a timeout that ends the task, cancelling, a stop that ends running tasks, callbacks, workers replaced
-after some tasks, an initializer. `died` names the exceptions that tell that the task's process died,
-`timed_out` those of its timeout. `peers` says in which environment it lives.
+A contender has open(), submit(), result(), close() in order, stop() as fast as it can be. `can` says what else
+its documentation offers: a timeout that ends the task, cancelling, a stop that ends running tasks, callbacks,
+workers replaced after some tasks, an initializer. `died` names the exceptions that tell that the task's process
+died, `timed_out` those of its timeout, `stopped` those of a pool that was stopped. `peers` says in which
+environment it lives.
 """
 
 import concurrent.futures
@@ -16,6 +17,9 @@ class Pending(Exception):
 
 
 class Contender:
+    died = timed_out = set()
+    stopped = {"CancelledError"}
+
     def map(self, pool, function, items):
         futures = [self.submit(pool, function, item) for item in items]
         return [self.result(future, None) for future in futures]
@@ -55,12 +59,12 @@ class OfPebble(OfFutures):
 
     def close(self, pool):
         pool.close()
-
-    def stop(self, pool):
-        pool.stop()
-
-    def join(self, pool):
         pool.join()
+
+    def stop(self, pool, wait=True):
+        pool.stop()
+        if wait:
+            pool.join()
 
 
 class Ours(OfPebble):
@@ -74,7 +78,6 @@ class Pebble(OfPebble):
 class OfExecutor(OfFutures):
     peers = True
     can = {CANCEL, CALLBACK, INITIALIZER}
-    timed_out = set()
 
     def submit(self, pool, function, *args, callback=None):
         future = pool.submit(function, *args)
@@ -83,13 +86,10 @@ class OfExecutor(OfFutures):
         return future
 
     def close(self, pool):
-        pool.shutdown(wait=False)
-
-    def stop(self, pool):
-        pool.shutdown(wait=False, cancel_futures=True)
-
-    def join(self, pool):
         pool.shutdown()
+
+    def stop(self, pool, wait=True):
+        pool.shutdown(wait=wait, cancel_futures=True)
 
 
 class Executor(OfExecutor):
@@ -112,14 +112,15 @@ class Loky(OfExecutor):
     name = "loky"
     can = OfExecutor.can | {STOP}
     died = {"TerminatedWorkerError", "BrokenProcessPool"}
+    stopped = {"CancelledError", "ShutdownExecutorError"}
 
     def open(self, workers=2, **options):
         import loky
 
         return loky.ProcessPoolExecutor(workers, **options)
 
-    def stop(self, pool):
-        pool.shutdown(wait=False, kill_workers=True)
+    def stop(self, pool, wait=True):
+        pool.shutdown(wait=wait, kill_workers=True)
 
 
 class Deadpool(OfExecutor):
@@ -156,18 +157,17 @@ class OfAsyncResults(Contender):
 
     def close(self, pool):
         pool.close()
-
-    def stop(self, pool):
-        pool.terminate()
-
-    def join(self, pool):
         pool.join()
+
+    def stop(self, pool, wait=True):
+        pool.terminate()
+        if wait:
+            pool.join()
 
 
 class Multiprocessing(OfAsyncResults):
     name = "multiprocessing.Pool"
     can = {STOP, CALLBACK, MAX_TASKS, INITIALIZER}
-    died = timed_out = set()
 
     def open(self, workers=2, max_tasks=None, **options):
         import multiprocessing
@@ -186,7 +186,7 @@ class Billiard(OfAsyncResults):
     def open(self, workers=2, max_tasks=None, **options):
         import billiard
 
-        return billiard.Pool(workers, maxtasksperchild=max_tasks, enable_timeouts=True, **options)
+        return billiard.Pool(workers, maxtasksperchild=max_tasks, **options)
 
     def submit(self, pool, function, *args, timeout=None, callback=None):
         return pool.apply_async(
@@ -221,8 +221,8 @@ class Mpire(OfAsyncResults):
     def close(self, pool):
         pool.stop_and_join()
 
-    def join(self, pool):
-        pass
+    def stop(self, pool, wait=True):
+        pool.terminate()
 
 
 ALL = [Ours, Pebble, Executor, Multiprocessing, Loky, Billiard, Mpire, Deadpool]

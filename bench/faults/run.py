@@ -4,8 +4,8 @@
 
 PYTHON: interpreters of the same version, one with our package, one with the peers. Each scenario with each
 contender is a fresh process, in a session of its own, and is ended with all that came of it after LIMIT
-seconds. A line of JSON for each; all of them go to FILE, and the table between the marks of the document.
-TEXT: only scenarios or contenders whose name holds that; then the document stays as it is.
+seconds. A line of JSON for each. FILE keeps the last one of each, and once it has all of them the table goes
+between the marks of the document. TEXT: only scenarios whose key, or contenders whose name holds that.
 """
 
 import argparse
@@ -96,13 +96,20 @@ def cell_of(seen):
     return (", ".join(seen["notes"]) or "ok") + figures
 
 
+def read(path):
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return []
+
+
 def table(everything):
-    cells = {(seen["scenario"], seen["contender"]): cell_of(seen) for seen in everything}
     names = [contender.name for contender in pools.ALL]
     head = "".join(f" {LABELS.get(name, name)} |" for name in names)
     lines = [f"| row | what happens |{head}", "|---|---|" + "---|" * len(names)]
     for scenario in scenarios.ALL:
-        row = "".join(f" {cells.get((scenario.key, name), '')} |" for name in names)
+        row = "".join(f" {cell_of(everything[scenario.key, name])} |" for name in names)
         lines.append(f"| {scenario.row} | {scenario.title} |{row}")
     return "\n".join(lines)
 
@@ -128,16 +135,22 @@ def main():
     parser.add_argument("--only", default="")
     options = parser.parse_args()
     processes.adopt_orphans()
-    seen = []
+    everything = {(seen["scenario"], seen["contender"]): seen for seen in read(options.json)}
     for scenario in scenarios.ALL:
         for contender in pools.ALL:
             if options.only in contender.name or options.only in scenario.key:
-                seen.append(one(options, scenario, contender))
-                print(json.dumps(seen[-1]), flush=True)
+                seen = one(options, scenario, contender)
+                everything[scenario.key, contender.name] = seen
+                print(json.dumps(seen), flush=True)
     with open(options.json, "w") as file:
-        json.dump(seen, file, indent=1)
-    if options.document and not options.only:
-        put_into(options.document, table(seen))
+        json.dump(list(everything.values()), file, indent=1)
+    is_whole = all(
+        (scenario.key, contender.name) in everything
+        for scenario in scenarios.ALL
+        for contender in pools.ALL
+    )
+    if options.document and is_whole:
+        put_into(options.document, table(everything))
 
 
 if __name__ == "__main__":
