@@ -110,6 +110,10 @@ void os_fd_close_inherited(void);
 int os_bell_new(int *fd);
 void os_bell_ring(int fd);
 
+/* Gives a bell a number that what a task opens does not get by chance, even if it has closed all there
+ * were before: bells cannot be told from each other. Returns it; the old one is closed. */
+int os_bell_put_aside(int fd);
+
 /* A number that a bell keeps, and that a file of another kind under its descriptor does not have.
  * 0: there is none. */
 uint64_t os_bell_identity(int fd);

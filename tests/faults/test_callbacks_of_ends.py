@@ -236,13 +236,6 @@ def all_are_awaited(futures):
     )
 
 
-BLOCKED = pytest.mark.xfail(
-    strict=True,
-    reason="wait() and as_completed() hear of an end by the thread of the pool's callbacks",
-)
-
-
-@BLOCKED
 def test_waiting_for_others_while_a_callback_blocks(any_pool, block, make_flag):
     call = block(any_pool)
     flag = make_flag("waiting")
@@ -252,7 +245,6 @@ def test_waiting_for_others_while_a_callback_blocks(any_pool, block, make_flag):
     assert not call.has_run()
 
 
-@BLOCKED
 def test_waiting_for_others_in_a_callback(any_pool, started, release):
     def schedule_and_wait(_):
         return all_are_awaited([any_pool.schedule(tasks.sleep, args=(0.1,)) for _ in range(3)])

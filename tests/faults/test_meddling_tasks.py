@@ -309,16 +309,7 @@ def pool_of_one():
 @pytest.mark.parametrize("first", [0, 3])
 @pytest.mark.parametrize(
     "put_in_place",
-    [
-        int,
-        open_null,
-        pytest.param(
-            open_event,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a worker takes any eventfd for its bell"
-            ),
-        ),
-    ],
+    [int, open_null, open_event],
 )
 def test_closed_descriptors(pool_of_one, release, first, put_in_place):
     """The program hears of the task's end all the same: by the worker's, if need be."""
