@@ -146,7 +146,7 @@ struct process_pool {
 
     uint64_t ended, deaths;
     uint32_t last_number;
-    int failed_starts;  /* initializers that failed, in a row */
+    int failed_starts;  /* in a row, see FAILED_STARTS_MAX */
     int refused_starts; /* workers that the system refused, in a row */
     int starting;       /* asked of the zygote, without an answer yet */
     bool spare_died;    /* by itself: none is made until a worker has served */

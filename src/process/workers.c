@@ -24,7 +24,11 @@
 #include "process/pool.h"
 
 enum {
-    FAILED_STARTS_MAX = 3,
+    /* Starts that fail in a row break the pool. That somebody killed a worker before its
+     * initializer began says little of the next one. */
+    FAILED_STARTS_MAX = 30,
+    START_FAILED = 10,
+    START_KILLED = 1,
     TRIES_MAX = 5,
     REFUSED_STARTS_MAX = 10,
     SPARES_MAX = 4,
@@ -750,9 +754,10 @@ static void expire(process_worker *worker, pebble_future *future, int status,
     ended_add(worker->pool, list, future, FUTURE_FINISHED);
 }
 
-static void start_failed(process_pool *pool, int code, const char *reason,
+static void start_failed(process_pool *pool, int counts, int code, const char *reason,
                          ended_list *list) {
-    if (++pool->failed_starts >= FAILED_STARTS_MAX)
+    pool->failed_starts += counts;
+    if (pool->failed_starts >= FAILED_STARTS_MAX)
         pool_break(pool, code, reason, list);
 }
 
@@ -778,7 +783,9 @@ static void initializer_died(process_worker *worker, int status, bool killed,
                  started ? "the initializer failed" : "the worker ended before it served",
                  started ? "" : executed, worker->pid != 0 ? ": " : "",
                  worker->pid != 0 ? death : ""); /* else there never was a process */
-    start_failed(pool, failure.exit_code, reason, list);
+    bool by_others = worker->pid != 0 && !killed && !started && failure.signal == SIGKILL;
+    int counts = by_others ? START_KILLED : START_FAILED;
+    start_failed(pool, counts, failure.exit_code, reason, list);
 }
 
 void worker_initialized(process_worker *worker, const receiver_end *end,
@@ -798,7 +805,7 @@ void worker_initialized(process_worker *worker, const receiver_end *end,
         end->result.data != NULL ? end->result.data : (const char *)end->result.small;
     snprintf(reason, sizeof reason, "the initializer failed: %.*s", (int)end->result.size,
              bytes);
-    start_failed(pool, end->code, reason, list);
+    start_failed(pool, START_FAILED, end->code, reason, list);
 }
 
 /* Whether the task is lost with its worker: it ran, or, though it says that it did not, it was the

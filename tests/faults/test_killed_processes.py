@@ -161,7 +161,7 @@ class Load:
 @pytest.mark.timeout(STORM_SECONDS + 60)
 def test_random_kills_under_load(start_method):
     """Every 20 ms, or where a worker or a zygote takes long to start, at its pace."""
-    interval = 0.02 if start_method == "fork" else 0.3
+    interval = 0.02 if start_method == "fork" else 0.1
     worker_count, kills = 4, 0
     with ProcessPool(max_workers=worker_count) as pool:
         load = Load(pool, 8)
