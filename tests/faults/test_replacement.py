@@ -8,14 +8,15 @@ import threading
 import pytest
 from pebble import ProcessExpired, ProcessPool
 
+import fault_tasks
 import tasks
 from support import children, eventually
 
 
 @pytest.fixture
 def long(start_method):
-    """The length of a queue: an executed worker takes its time."""
-    return 24 if start_method == "spawn" else 200
+    """The length of a queue: if it is not forked from the tests, each worker imports the tasks."""
+    return 200 if start_method == "fork" else 20
 
 
 @pytest.fixture(params=[1, 2])
@@ -23,22 +24,22 @@ def max_tasks(request):
     return request.param
 
 
-def name_and(x):
-    """A worker's name has its number, which is used once; its process id may come again."""
-    return tasks.process_name(), x
+@pytest.fixture
+def die_and_hang(start_method):
+    """Schedules a queue of which two fifths end badly."""
 
+    def schedule(pool):
+        limit = 0.3 if start_method == "fork" else 1
+        return [
+            pool.schedule(fault_tasks.die_or_hang, args=(n,), timeout=limit)
+            for n in range(20)
+        ]
 
-def fault(n):
-    """Every fifth task dies, every fifth hangs."""
-    if n % 5 == 3:
-        tasks.die(n % 100)
-    if n % 5 == 4:
-        tasks.hang()
-    return n
+    return schedule
 
 
 def assert_ends(future, n):
-    """A fault's task ended as it must."""
+    """As fault_tasks.die_or_hang() must."""
     error = future.exception()
     if n % 5 == 3:
         assert isinstance(error, ProcessExpired) and error.exitcode == n % 100
@@ -50,7 +51,7 @@ def assert_ends(future, n):
 
 def test_no_worker_has_more_tasks(max_tasks, long):
     with ProcessPool(max_workers=2, max_tasks=max_tasks) as pool:
-        futures = [pool.schedule(name_and, args=(n,)) for n in range(long)]
+        futures = [pool.schedule(fault_tasks.name_and, args=(n,)) for n in range(long)]
         results = [future.result() for future in futures]
     assert [n for _, n in results] == list(range(long))
     counts = collections.Counter(name for name, _ in results)
@@ -60,18 +61,16 @@ def test_no_worker_has_more_tasks(max_tasks, long):
 
 def test_chunks_of_a_map(max_tasks, long):
     with ProcessPool(max_workers=2, max_tasks=max_tasks) as pool:
-        future = pool.map(name_and, range(3 * long), chunksize=3)
+        future = pool.map(fault_tasks.name_and, range(3 * long), chunksize=3)
         results = list(future.result())
     assert [n for _, n in results] == list(range(3 * long))
     counts = collections.Counter(name for name, _ in results)
     assert max(counts.values()) <= 3 * max_tasks
 
 
-def test_tasks_that_die_and_hang(max_tasks, long):
-    long //= 4
-    with ProcessPool(max_workers=2, max_tasks=max_tasks, termination_grace=0.1) as pool:
-        futures = [pool.schedule(fault, args=(n,), timeout=0.05) for n in range(long)]
-        for n, future in enumerate(futures):
+def test_tasks_that_die_and_hang(max_tasks, die_and_hang):
+    with ProcessPool(max_workers=2, max_tasks=max_tasks) as pool:
+        for n, future in enumerate(die_and_hang(pool)):
             assert_ends(future, n)
 
 
@@ -118,7 +117,7 @@ def test_a_pool_that_is_collected_with_its_futures(max_tasks, long, tmp_path):
     futures[5].result()
     del pool, futures
     gc.collect()
-    assert eventually(lambda: len(tasks.calls(log)) == long)
+    assert eventually(lambda: len(tasks.calls(log)) == long, timeout=20)
     assert sorted(tasks.calls(log)) == list(range(long))
 
 
@@ -131,9 +130,9 @@ def test_a_pool_that_is_collected_in_its_own_callback(max_tasks, long):
     assert [future.result() for future in futures] == list(range(long))
 
 
-def test_a_pool_that_is_collected_while_tasks_die(max_tasks, long):
-    pool = ProcessPool(max_workers=2, max_tasks=max_tasks, termination_grace=0.1)
-    futures = [pool.schedule(fault, args=(n,), timeout=0.05) for n in range(long // 4)]
+def test_a_pool_that_is_collected_while_tasks_die(max_tasks, die_and_hang):
+    pool = ProcessPool(max_workers=2, max_tasks=max_tasks)
+    futures = die_and_hang(pool)
     futures[0].result()
     del pool
     gc.collect()

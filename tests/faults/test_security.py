@@ -1,14 +1,10 @@
 """Row 23: what a worker can reach, what others can reach of a pool, and who may run one."""
 
-import collections
-import ctypes
 import errno
 import fcntl
-import glob
-import mmap
+import gc
 import os
 import re
-import resource
 import shutil
 import socket
 import subprocess
@@ -18,84 +14,13 @@ import tempfile
 import pytest
 from pebble import ProcessPool
 
+import inventory
 import tasks
-from support import children, descendants, eventually, gone, kill
+from fault_tasks import NOBODY
+from inventory import descriptors, kind, mappings, refusal, special
+from support import children, eventually, gone, kill
 
-NOBODY = 65534
 ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
-
-
-# ---- What a process holds, as /proc says ----
-
-
-def descriptors(pid="self"):
-    """What each descriptor is: a path, or a kind and, for an event, which."""
-    found = {}
-    for number in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            target = os.readlink(f"/proc/{pid}/fd/{number}")
-            with open(f"/proc/{pid}/fdinfo/{number}") as info:
-                event = re.search(r"eventfd-id: *(\d+)", info.read())
-        except FileNotFoundError:  # the listing's own
-            continue
-        found[int(number)] = f"{target} {event[1]}" if event else target
-    return found
-
-
-def special(found):
-    """Those that the engine may have: none with a path, but memfds."""
-    return sorted(
-        target
-        for target in found.values()
-        if target.startswith("/memfd:") or not target.startswith(("/", "pipe:"))
-    )
-
-
-def kind(target):
-    return target.removesuffix(" (deleted)").split(":[")[0] if "anon" not in target else target
-
-
-Mapping = collections.namedtuple("Mapping", "name addresses access inode")
-
-
-def mappings(pid="self"):
-    """The shared memory of pools."""
-    with open(f"/proc/{pid}/maps") as lines:
-        fields = [line.split() for line in lines if "/memfd:pebble" in line]
-    return sorted(
-        Mapping(name, addresses, access, int(inode))
-        for addresses, access, _, _, inode, name, *_ in fields
-    )
-
-
-def inventory():
-    return descriptors(), mappings()
-
-
-def inventory_when_met(arrival, *others):
-    tasks.meet(arrival, *others)
-    return os.getpid(), *inventory()
-
-
-def inventory_of_forked_child():
-    """Of a child of a worker, by itself and after an execution."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        text = repr((special(descriptors()), mappings()))
-        os.write(writing, text.encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    executed = subprocess.run(
-        ["sh", "-c", "readlink /proc/$$/fd/*; cat /proc/$$/maps"],
-        stdout=subprocess.PIPE,
-        close_fds=False,
-        text=True,
-    )
-    return text, executed.stdout
 
 
 # ---- A worker's channel is its own ----
@@ -107,7 +32,7 @@ def workers(make_flag):
     flags = [make_flag(f"worker{n}") for n in range(4)]
     with ProcessPool(max_workers=2) as first, ProcessPool(max_workers=2) as second:
         futures = [
-            pool.schedule(inventory_when_met, args=(flag, *flags))
+            pool.schedule(inventory.inventory_when_met, args=(flag, *flags))
             for pool, flag in zip([first, second] * 2, flags)
         ]
         yield [future.result() for future in futures]
@@ -115,7 +40,7 @@ def workers(make_flag):
 
 def test_descriptors_of_workers(workers):
     """The bell of each, and nothing else: no socket, no shared memory, no handle of a process."""
-    held = [special(found) for _, found, _ in workers]
+    held = [found for _, found, _ in workers]
     assert all(re.fullmatch(r"anon_inode:\[eventfd\] \d+", *each) for each in held)
     assert len({each for (each,) in held}) == 4
 
@@ -132,7 +57,7 @@ def test_mappings_of_workers(workers):
 
 
 def held_by_zygote(pid):
-    kinds = map(kind, special(descriptors(pid)))
+    kinds = map(kind, special(pid))
     return {*kinds, *(each.name for each in mappings(pid))}
 
 
@@ -143,7 +68,7 @@ def test_what_a_zygote_holds(workers, start_method):
     pids = {pid for pid, _, _ in workers}
     zygotes = [pid for pid in children() if children(pid) & pids]
     expected = {"socket", "anon_inode:[pidfd]"}
-    if start_method != "fork":
+    if start_method == "spawn":
         expected.add("/memfd:pebble-data")
     assert len(zygotes) == 2
     for zygote in zygotes:
@@ -151,7 +76,7 @@ def test_what_a_zygote_holds(workers, start_method):
 
 
 def test_children_of_a_worker_have_nothing(process_pool):
-    forked, executed = process_pool.schedule(inventory_of_forked_child).result()
+    forked, executed = process_pool.schedule(inventory.inventory_of_forked_child).result()
     assert forked == "([], [])"
     assert "anon_inode" not in executed and "memfd" not in executed
 
@@ -159,51 +84,8 @@ def test_children_of_a_worker_have_nothing(process_pool):
 # ---- Seals ----
 
 
-def refusal(call, *args):
-    """The errno of the error with which the system refuses a call."""
-    try:
-        call(*args)
-    except OSError as error:
-        return error.errno
-
-
-def make_writable(addresses):
-    begin, end = (int(address, 16) for address in addresses.split("-"))
-    libc = ctypes.CDLL(None, use_errno=True)
-    arguments = ctypes.c_void_p(begin), ctypes.c_size_t(end - begin)
-    if libc.mprotect(*arguments, mmap.PROT_READ | mmap.PROT_WRITE) != 0:
-        raise OSError(ctypes.get_errno(), "mprotect")
-
-
-def try_to_write_tasks():
-    (down, _) = mappings()
-    return refusal(make_writable, down.addresses)
-
-
 def test_a_worker_cannot_write_its_tasks(process_pool):
-    assert process_pool.schedule(try_to_write_tasks).result() == errno.EACCES
-
-
-def map_writable(file):
-    mmap.mmap(file, resource.getpagesize(), mmap.MAP_SHARED).close()
-
-
-def seals_of_mapping(each):
-    file = os.open(f"/proc/self/map_files/{each.addresses}", os.O_RDWR)
-    try:
-        return (
-            fcntl.fcntl(file, fcntl.F_GET_SEALS),
-            refusal(os.ftruncate, file, 1),
-            refusal(os.ftruncate, file, 1 << 30),
-            refusal(os.pwrite, file, b"x", 0) if "-down" in each.name else None,
-            refusal(map_writable, file) if "-down" in each.name else None,
-        )
-    finally:
-        os.close(file)
-
-
-def seals_of_mappings():
-    return {each.name: seals_of_mapping(each) for each in mappings()}
+    assert process_pool.schedule(inventory.try_to_write_tasks).result() == errno.EACCES
 
 
 FIXED_SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -214,25 +96,34 @@ REFUSED = errno.EPERM, errno.EPERM
 @ONLY_ROOT
 def test_seals_of_channels(process_pool):
     """Even for whoever can open the memory anew."""
-    assert process_pool.schedule(seals_of_mappings).result() == {
+    assert process_pool.schedule(inventory.seals_of_mappings).result() == {
         "/memfd:pebble-down": (FIXED_SIZE | FUTURE_WRITE, *REFUSED, *REFUSED),
         "/memfd:pebble-up": (FIXED_SIZE, *REFUSED, None, None),
     }
 
 
+def memory_held():
+    return {
+        number
+        for number, target in descriptors().items()
+        if target.startswith("/memfd:pebble")
+    }
+
+
 def test_seals_of_what_workers_are_told(start_method):
-    """Each memfd that the program holds."""
+    """The only memory that the program holds by a descriptor, as long as there is the pool."""
+    others = memory_held()
     with ProcessPool(max_workers=1) as pool:
         pool.schedule(int).result()
-        memory = [
-            number
-            for number, target in descriptors().items()
-            if target.startswith("/memfd:pebble")
-        ]
-        assert len(memory) == (0 if start_method == "fork" else 1)
-        for number in memory:
+        assert eventually(
+            lambda: len(memory_held() - others) == (0 if start_method == "fork" else 1)
+        )
+        for number in memory_held() - others:
             assert fcntl.fcntl(number, fcntl.F_GET_SEALS) == FIXED_SIZE | fcntl.F_SEAL_WRITE
             assert refusal(os.pwrite, number, b"x", 0) == errno.EPERM
+    del pool
+    gc.collect()
+    assert eventually(lambda: memory_held() <= others)
 
 
 # ---- Names ----
@@ -245,8 +136,10 @@ def test_nothing_has_a_name(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", os.fspath(folder))
     assert run(f"""
         import multiprocessing, os, sys
-        sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
-        from test_security import *
+        import tasks
+        from inventory import named
+        from pebble import ProcessPool
+        from support import eventually
 
         if __name__ == "__main__":
             multiprocessing.set_start_method(sys.argv[1])
@@ -260,25 +153,6 @@ def test_nothing_has_a_name(run, tmp_path, monkeypatch):
                 pool.stop()
         """) == "[] []\n"
     assert os.listdir(folder) == []
-
-
-def named():
-    """What the program and its processes have that others could find by a name."""
-    found = glob.glob("/dev/shm/*pebble*") + glob.glob("/dev/mqueue/*pebble*")
-    sockets = set()
-    for pid in {os.getpid(), *descendants()}:
-        for target in descriptors(pid).values():
-            if target.startswith("/memfd:"):
-                assert target.endswith(" (deleted)")
-            sockets.update(re.findall(r"socket:\[(\d+)\]", target))
-        found += [each.name for each in mappings(pid) if "/memfd:" not in each.name]
-    with open("/proc/net/unix") as lines:
-        for line in lines:
-            _, *fields = line.split()
-            if fields[5] in sockets:
-                found += fields[6:]
-    assert sockets
-    return found
 
 
 # ---- The program's descriptors ----
@@ -323,6 +197,7 @@ import multiprocessing, os, signal, sys
 from concurrent.futures import TimeoutError, wait
 from pebble import ProcessExpired, ProcessPool, ThreadPool
 from support import Flag, children, descendants, eventually, gone
+from fault_tasks import become_nobody
 from tasks import *
 
 method, folder = sys.argv[1:]
@@ -361,12 +236,6 @@ def use_others():
     with ThreadPool(max_workers=2) as threads, ProcessPool(max_workers=2) as processes:
         for pool in threads, processes:
             assert list(pool.map(value, range(9)).result()) == list(range(9))
-
-
-def become_nobody():
-    os.setgroups([])
-    os.setresgid(65534, 65534, 65534)
-    os.setresuid(65534, 65534, 65534)
 """
 
 
@@ -379,6 +248,9 @@ def folder():
     shutil.rmtree(path)
 
 
+SEARCH = [os.path.dirname(module.__file__) for module in (tasks, inventory)]
+
+
 @pytest.fixture
 def python(start_method, folder):
     """Starts a program whose main module is no file, since others may read none of the tests'."""
@@ -388,7 +260,7 @@ def python(start_method, folder):
         started.append(
             subprocess.Popen(
                 [sys.executable, "-c", HEAD + source, start_method, folder],
-                env=os.environ | {"PYTHONPATH": os.path.dirname(tasks.__file__)},
+                env=os.environ | {"PYTHONPATH": ":".join(SEARCH)},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
