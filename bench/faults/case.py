@@ -55,12 +55,12 @@ class Case:
         futures = [self.submit(tasks.process_id, 0.3) for _ in range(2)]
         return {self.contender.result(future, PATIENCE) for future in futures}
 
-    def in_time(self, what, call, *args):
+    def in_time(self, what, call, *args, seconds=None):
         """Calls in a thread of its own, which may never come back; the seconds that it took."""
         start = time.monotonic()
         thread = threading.Thread(target=call, args=args, daemon=True)
         thread.start()
-        thread.join(self.patience)
+        thread.join(seconds or self.patience)
         if thread.is_alive():
             self.hangs(f"{what} hangs")
         return time.monotonic() - start
@@ -86,7 +86,7 @@ class Case:
             return DIED
         if name in self.contender.timed_out:
             return TIMED_OUT
-        return CANCELLED if name in self.contender.stopped else FAILED
+        return CANCELLED if name == "CancelledError" else FAILED
 
     def end_of(self, future):
         start = time.monotonic()

@@ -3,8 +3,7 @@
 A contender has open(), submit(), result(), close() in order, stop() as fast as it can be. `can` says what else
 its documentation offers: a timeout that ends the task, cancelling, a stop that ends running tasks, callbacks,
 workers replaced after some tasks, an initializer. `died` names the exceptions that tell that the task's process
-died, `timed_out` those of its timeout, `stopped` those of a pool that was stopped. `peers` says in which
-environment it lives.
+died, `timed_out` those of its timeout. `peers` says in which environment it lives.
 """
 
 import concurrent.futures
@@ -18,7 +17,6 @@ class Pending(Exception):
 
 class Contender:
     died = timed_out = set()
-    stopped = {"CancelledError"}
 
     def map(self, pool, function, items):
         futures = [self.submit(pool, function, item) for item in items]
@@ -112,7 +110,6 @@ class Loky(OfExecutor):
     name = "loky"
     can = OfExecutor.can | {STOP}
     died = {"TerminatedWorkerError", "BrokenProcessPool"}
-    stopped = {"CancelledError", "ShutdownExecutorError"}
 
     def open(self, workers=2, **options):
         import loky
@@ -184,14 +181,22 @@ class Billiard(OfAsyncResults):
     died, timed_out = {"WorkerLostError"}, {"TimeLimitExceeded"}
 
     def open(self, workers=2, max_tasks=None, **options):
-        import billiard
+        from billiard.pool import Pool
 
-        return billiard.Pool(workers, maxtasksperchild=max_tasks, **options)
+        # A task's timeout is heeded only with the one; a lost worker is noticed after 10 s without the other.
+        options |= {"enable_timeouts": True, "lost_worker_timeout": 1}
+        return Pool(workers, maxtasksperchild=max_tasks, **options)
 
     def submit(self, pool, function, *args, timeout=None, callback=None):
         return pool.apply_async(
             function, args, timeout=timeout, callback=callback, error_callback=callback
         )
+
+    def result(self, future, seconds):
+        try:
+            return super().result(future, seconds)
+        except Exception as error:
+            raise getattr(error, "exc", error) from None
 
 
 class Mpire(OfAsyncResults):

@@ -59,6 +59,7 @@ def state(pid):
         return None
 
 
+@pytest.mark.timeout(120)
 def test_pools():
     def use(count):
         for number in range(count):
