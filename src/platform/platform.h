@@ -61,7 +61,7 @@ void os_free(void *memory);
 /* A block of that size was or will be made, here or by the caller, and probably more. The C library
  * gives large blocks back to the system when they are freed, and the fresh pages of the next one
  * take longer than filling it, until it has seen a block so large freed; then it keeps such. This shows
- * it one of 8 MiB, once in a process. */
+ * it one of 4 MiB, once in a process. */
 void os_expect_large_blocks(size_t size);
 
 /* In the child of a fork, with one thread: gives back what the allocator keeps in reserve. The arenas

@@ -22,8 +22,10 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import xml.etree.ElementTree
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "python"))
 
@@ -42,8 +44,9 @@ ZYGOTE_SHARE = 0.02
 WARM_UP = 0.25
 """The part of the time after which memory must not grow any more."""
 
-GROWTH_ALLOWED = 4 << 20
-"""Bytes of private memory, for what the allocators keep."""
+GROWTH_ALLOWED = 256 << 10
+OBJECTS_ALLOWED = 1000
+"""Bytes in use, and objects, for what Python itself keeps at hand."""
 
 
 # ---- What tasks do ----
@@ -276,12 +279,18 @@ def parent(pid):
         return None
 
 
-def private_memory():
+def memory_in_use():
+    """Bytes allocated, as the C library counts them: what it holds beyond that is its own to and fro."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/smaps_rollup") as maps:
-        (line,) = [line for line in maps if line.startswith("Private_Dirty")]
-    return int(line.split()[1]) << 10
+    library = ctypes.CDLL(None)
+    library.fopen.restype = ctypes.c_void_p
+    with tempfile.NamedTemporaryFile() as report:
+        stream = ctypes.c_void_p(library.fopen(report.name.encode(), b"w"))
+        library.malloc_info(0, stream)
+        library.fclose(stream)
+        root = xml.etree.ElementTree.parse(report.name).getroot()
+    total = {each.get("type"): int(each.get("size")) for each in root.findall("total")}
+    return int(root.find("system[@type='current']").get("size")) + total["mmap"] - total["fast"] - total["rest"]
 
 
 def belongings():
@@ -301,9 +310,10 @@ def soak(seconds, seed):
     with ProcessPool(max_workers=WORKERS, termination_grace=0.2) as pool:
         run = Soak(pool, seed)
         run.run(seconds * WARM_UP)
-        memory = private_memory()
+        memory, objects = memory_in_use(), sys.getallocatedblocks()
         run.run(seconds * (1 - WARM_UP))
-        growth = private_memory() - memory
+        growth = memory_in_use() - memory
+        more_objects = sys.getallocatedblocks() - objects
     pool = run.pool = None
     as_before = eventually(lambda: belongings() == before, 10)
     after = belongings()
@@ -315,13 +325,15 @@ def soak(seconds, seed):
     print(f"{len(run.wrong):9}  wrong {run.wrong[:5] or ''}")
     for name in before:
         print(f"{after[name] - before[name]:9}  {name} left behind")
-    print(f"{growth / 1024:9.0f}  KiB of private memory more than after the first quarter")
+    print(f"{growth / 1024:9.0f}  KiB in use more than after the first quarter")
+    print(f"{more_objects:9}  Python objects more")
     return (
         as_before
         and not run.lost
         and not run.wrong
         and run.expired <= run.explained
         and growth <= GROWTH_ALLOWED
+        and more_objects <= OBJECTS_ALLOWED
     )
 
 

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 
 enum { HUGE_PAGE = 2 * 1024 * 1024, LARGE = 2 * HUGE_PAGE };
-enum { KEPT_MIN = 128 * 1024, KEPT_MAX = 8 * 1024 * 1024 }; /* in bytes */
+enum { KEPT_MIN = 128 * 1024, KEPT_MAX = 4 * 1024 * 1024 }; /* in bytes */
 
 /* Memory so large is about to be filled: in pages of 4 KiB that takes four times as long as copying
  * does, for a fault each. */
