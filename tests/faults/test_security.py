@@ -325,6 +325,27 @@ use_others()
 
 
 @ONLY_ROOT
+def test_the_zygote_dies_when_the_program_has_given_up_its_privileges(
+    readable_for_nobody, python
+):
+    """The kernel ends the workers, which the program must not; the next zygote is the user's."""
+    process = python("""
+futures = [pool.schedule(hang, args=(started,)) for _ in range(2)]
+pids = started.numbers(2)
+become_nobody()
+print(*children(), flush=True)
+assert all(future.exception().exitcode == -signal.SIGKILL for future in futures)
+assert all(map(gone, pids))
+assert pool.schedule(os.geteuid).result() == os.geteuid()
+exercise()
+stop()
+""")
+    kill(int(process.stdout.readline()))
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+
+
+@ONLY_ROOT
 def test_a_program_that_is_killed_when_it_has_given_up_its_privileges(python):
     process = python("""
 hanging = [pool.schedule(hang, args=(started,)) for _ in range(2)]
