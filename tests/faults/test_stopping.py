@@ -28,8 +28,9 @@ def busy(tmp_path):
         pools.append(pool)
         flags = [Flag(tmp_path / f"busy{n}") for n in range(2)]
         futures = [pool.schedule(task, args=(flag,)) for flag in flags]
+        workers = [flag.number() for flag in flags]
         futures += [pool.schedule(int) for _ in range(20)]
-        return pool, futures, [flag.number() for flag in flags]
+        return pool, futures, workers
 
     yield make
     for pool in pools:
