@@ -20,15 +20,6 @@ def name_and(x):
     return tasks.process_name(), x
 
 
-def die_or_hang(n):
-    """Every fifth task dies, every fifth hangs."""
-    if n % 5 == 3:
-        tasks.die(n % 100)
-    if n % 5 == 4:
-        tasks.hang()
-    return n
-
-
 # ---- Changes of a process ----
 
 NOBODY = 65534

@@ -143,9 +143,9 @@ def test_stop_while_workers_start(any_kind):
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0003])
-def test_stop_amid_very_short_calls(seconds):
+def test_stop_amid_very_short_calls(start_method, seconds):
     """A worker that is ended between two tasks, or as a task ends, is nobody's death."""
-    for _ in range(10):
+    for _ in range(10 if start_method == "fork" else 3):
         with ProcessPool(max_workers=2) as pool:
             futures = [pool.schedule(tasks.sleep, args=(seconds,)) for _ in range(200)]
             assert futures[5].result() == seconds
