@@ -1,5 +1,6 @@
-/* Row 22: tasks that multiply, that fill standard output, that become another user. (Those that close their
- * descriptors, limit their resources, leave their session and so on: test_hostile_worker.c.) */
+/* Row 22: tasks that multiply (to PEBBLE_BOMB processes), that fill standard output, that become another user.
+ * (Those that close their descriptors, limit their resources, leave their session and so on:
+ * test_hostile_worker.c.) */
 #include "support.h"
 
 #include <errno.h>
@@ -15,11 +16,12 @@
 #define SANITIZED (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
 #define SOON_NS PEBBLE_SECONDS(SANITIZED ? 10 : 3)
 
-enum { BOMB_MAX = SANITIZED ? 300 : 1500, BOMB_ENOUGH = BOMB_MAX / 5, NOBODY = 65534 };
+enum { PROCESSES = SANITIZED ? 100 : 1000, PROCESSES_MAX = 20000, NOBODY = 65534 };
 
 typedef struct area {
     counter forks, started;
-    _Atomic pid_t pids[BOMB_MAX];
+    uint32_t forks_max;
+    _Atomic pid_t pids[PROCESSES_MAX];
 } area;
 
 static area *shared;
@@ -57,7 +59,7 @@ static int bomb(pebble_task *task, const void *input, size_t input_size) {
     (void)task, (void)input, (void)input_size;
     signal(SIGTERM, SIG_IGN);
     uint32_t place;
-    while ((place = counter_add(&shared->forks, 1) - 1) < BOMB_MAX) {
+    while ((place = counter_add(&shared->forks, 1) - 1) < shared->forks_max) {
         if (fork() == 0)
             atomic_store(&shared->pids[place], getpid());
     }
@@ -109,7 +111,7 @@ static void expect_works(pebble_pool *pool) {
 static void expect_all_gone(void) {
     char name[32];
     bool gone = true;
-    for (int i = 0; i < BOMB_MAX; i++) {
+    for (uint32_t i = 0; i < shared->forks_max; i++) {
         pid_t pid = atomic_load(&shared->pids[i]);
         if (!process_lives(pid))
             continue;
@@ -123,9 +125,11 @@ static void expect_all_gone(void) {
 
 static void check_bomb(int64_t timeout_ns) {
     memset(shared, 0, sizeof *shared);
+    shared->forks_max = environment_number("PEBBLE_BOMB", PROCESSES);
+    assert_in_range(shared->forks_max, 1, PROCESSES_MAX);
     pebble_pool *pool = pool_of(2);
     pebble_future *future = schedule(pool, bomb, NULL, 0, timeout_ns);
-    counter_expect(&shared->forks, BOMB_ENOUGH);
+    counter_expect(&shared->forks, shared->forks_max / 5);
     expect_works(pool);
     if (timeout_ns == 0)
         assert_true(pebble_future_cancel(future));
