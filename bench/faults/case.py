@@ -57,8 +57,15 @@ class Case:
 
     def in_time(self, what, call, *args, seconds=None):
         """Calls in a thread of its own, which may never come back; the seconds that it took."""
+
+        def run():
+            try:
+                call(*args)
+            except Exception as error:
+                self.count(f"{what}: {type(error).__name__}: {error}")
+
         start = time.monotonic()
-        thread = threading.Thread(target=call, args=args, daemon=True)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         thread.join(seconds or self.patience)
         if thread.is_alive():
