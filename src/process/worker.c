@@ -87,7 +87,7 @@ static void map_channel(const worker_setup *setup, worker_end *end) {
     if (error == 0)
         error = os_shared_map(setup->fds[WORKER_FD_UP], sizeof(channel_up), true, &up);
     if (error != 0)
-        _exit(EXIT_FAILURE);
+        _exit(WORKER_REFUSED);
     close(setup->fds[WORKER_FD_DOWN]);
     close(setup->fds[WORKER_FD_UP]);
     /* A child that the worker forks must not ring or write in its name. */

@@ -22,6 +22,7 @@
 
 #include "process/crash.h"
 #include "process/pool.h"
+#include "process/worker.h"
 
 enum {
     /* Starts that fail in a row break the pool. That somebody killed a worker before its
@@ -867,6 +868,14 @@ static void fail_returned(process_pool *pool, ended_list *list) {
         pending_fail_all(pool, pool->broken ? &failure : NULL, list);
 }
 
+/* It had not begun yet when it found no memory: as if it could not have been started. */
+static bool was_refused(process_worker *worker, int status) {
+    pebble_future *head = worker_head(worker);
+    int64_t start_ns;
+    return WIFEXITED(status) && WEXITSTATUS(status) == WORKER_REFUSED &&
+           (head == NULL || !sender_started(&worker->sender, head->sequence, &start_ns));
+}
+
 void worker_died(process_worker *worker, int status, int error) {
     process_pool *pool = worker->pool;
     ended_list list = {0};
@@ -874,6 +883,8 @@ void worker_died(process_worker *worker, int status, int error) {
     supervisor_remove(&worker->bell);
     pthread_mutex_lock(&worker->stream_lock);
     pthread_mutex_lock(&pool->base.lock);
+    if (error == 0 && was_refused(worker, status))
+        error = ENOMEM;
     worker_state before = worker->state;
     leave_place(worker);
     worker->state = WORKER_DEAD;

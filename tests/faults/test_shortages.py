@@ -184,6 +184,33 @@ def test_lasting_shortage(run):
         """)
 
 
+def test_passing_shortage_in_the_zygote(run):
+    """Workers find no memory for a while: then they are started."""
+    run("""
+        import multiprocessing, os, resource, signal, sys, time
+        import tasks
+        from pebble import ProcessPool
+        from support import children, eventually
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            with ProcessPool(max_workers=1) as pool:
+                (worker,) = {pool.schedule(tasks.process_id).result() for _ in range(2)}
+                with open(f"/proc/{worker}/stat") as stat:
+                    zygote = int(stat.read().rpartition(")")[2].split()[1])
+                with open(f"/proc/{zygote}/statm") as statm:
+                    size = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+                for room in range(0, 8 << 20, 1 << 20):
+                    before = resource.prlimit(zygote, resource.RLIMIT_AS, (size + room, -1))
+                    for pid in children(zygote):
+                        os.kill(pid, signal.SIGKILL)
+                    future = pool.schedule(tasks.value, args=(room,))
+                    time.sleep(0.05)
+                    resource.prlimit(zygote, resource.RLIMIT_AS, before)
+                    assert future.result(20) == room
+        """)
+
+
 @both
 def test_shortage_of_processes(program, unprivileged, source):
     check(program, source, "processes", **unprivileged)
