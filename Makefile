@@ -3,6 +3,7 @@
 
 PREFIX ?= /usr/local
 SECONDS_OF_FUZZING ?= 60
+SECONDS_OF_SOAK ?= 600
 
 help:
 	@echo "make build           the library"
@@ -12,6 +13,7 @@ help:
 	@echo "make test-sanitize   the tests again, with address, undefined and thread sanitizers"
 	@echo "make bench           measure, beside what else there is"
 	@echo "make fuzz            fuzz for SECONDS_OF_FUZZING ($(SECONDS_OF_FUZZING))"
+	@echo "make soak            every fault at once for SECONDS_OF_SOAK ($(SECONDS_OF_SOAK))"
 	@echo "make model           verify the models of the protocols between processes"
 	@echo "make format          format all C and C++ code"
 	@echo "make check-format    say what is not formatted"
@@ -41,6 +43,9 @@ bench:
 fuzz:
 	@tools/fuzz $(SECONDS_OF_FUZZING)
 
+soak:
+	@tools/soak $(SECONDS_OF_SOAK)
+
 model:
 	@tools/setup model
 	@tests/model/run
@@ -57,4 +62,4 @@ install:
 clean:
 	rm -rf build
 
-.PHONY: help build demo test test-pythons test-sanitize bench fuzz model format check-format install clean
+.PHONY: help build demo test test-pythons test-sanitize bench fuzz soak model format check-format install clean

@@ -277,7 +277,8 @@ pebble_error pebble_pool_join(pebble_pool *pool, int64_t timeout_ns) {
         return error;
     if (timeout_ns < 0)
         return invalid(name, "timeout_ns is negative");
-    if (callback_runner_is_here(&pool->callbacks) || pool->kind->runs_here(pool))
+    if (callback_runner_is_here(&pool->callbacks) ||
+        callback_runner_is_here(&pool->wakers) || pool->kind->runs_here(pool))
         return error_set(PEBBLE_ERR_DEADLOCK,
                          "%s: called from the pool's own callback or task", name);
     if (atomic_load(&pool->closed) == 0)
@@ -290,7 +291,9 @@ pebble_error pebble_pool_join(pebble_pool *pool, int64_t timeout_ns) {
             return error_set(future_wait_error(ended), "%s: some worker is still running",
                              name);
     }
-    error = future_wait_error(callback_runner_join(&pool->callbacks, deadline_ns));
+    error = future_wait_error(callback_runner_join(&pool->wakers, deadline_ns));
+    if (error == PEBBLE_OK)
+        error = future_wait_error(callback_runner_join(&pool->callbacks, deadline_ns));
     if (error != PEBBLE_OK)
         return error_set(error, "%s: some callback is still running", name);
     return PEBBLE_OK;

@@ -497,6 +497,41 @@ static void test_one_that_blocks_holds_up_no_future(void **state) {
     run_with_both(check_blocking);
 }
 
+static void check_wakers(bool threads) {
+    blocked self = {{0}, {0}, {0}};
+    joins join = {.pool = pool_of(threads, 2)};
+    clear_notes();
+    pebble_future *first = schedule(join.pool, gate, NULL, 0, 0);
+    pebble_future *later = schedule(join.pool, gate, NULL, 0, 0);
+    counter_expect(&shared->started, 2);
+    add(first, block, &self);
+    expect_ok(pebble_future_add_waker(first, note_mark, marked(2)));
+    expect_ok(pebble_future_add_waker(later, note_mark, marked(2)));
+    expect_ok(pebble_future_add_waker(later, join_pool, &join));
+    counter_add(&shared->go, 1);
+    counter_expect(&self.entered, 1);
+    counter_expect(&noted.count, 2); /* wakers go on */
+    assert_int_equal(noted.values[0] + noted.values[1], 4);
+    assert_true(pthread_equal(noted.threads[0], noted.threads[1]));
+    counter_expect(&join.tried, 1);
+    assert_int_equal(join.error, PEBBLE_ERR_DEADLOCK);
+    expect_end(first, PEBBLE_OK);
+    expect_ok(pebble_future_add_waker(later, note_mark, marked(3))); /* at once */
+    assert_int_equal(noted.values[2], 3);
+    assert_true(pthread_equal(noted.threads[2], pthread_self()));
+    expect_error(pebble_future_add_waker(later, NULL, NULL), PEBBLE_ERR_INVALID,
+                 "pebble_future_add_waker: callback is NULL");
+    expect_end(later, PEBBLE_OK);
+    counter_add(&self.go, 1);
+    close_join_free(join.pool);
+    assert_int_equal(counter_value(&noted.count), 3);
+}
+
+static void test_wakers_are_not_held_up(void **state) {
+    (void)state;
+    run_with_both(check_wakers);
+}
+
 /* It may block while workers die and are timed out: the pool deals with that all the same. */
 static void test_one_that_blocks_holds_up_no_kill(void **state) {
     blocked self = {{0}, {0}, {0}};
@@ -672,6 +707,7 @@ int main(void) {
         TEST(must_not_join),
         TEST(one_that_blocks_holds_up_no_future),
         TEST(one_that_blocks_holds_up_no_kill),
+        TEST(wakers_are_not_held_up),
         TEST(processes_are_gone_after_a_timeout),
         TEST(processes_are_gone_after_a_cancel),
         TEST(processes_are_gone_after_a_stop),

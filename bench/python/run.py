@@ -3,7 +3,7 @@
     run.py --ours PYTHON --peers PYTHON --json FILE [--rounds N] [--only TEXT]
 
 PYTHON: interpreters of the same version, one with our package, one with the peers (Pebble of the registry
-has the same name). Each measurement is a fresh process; the contenders of a row take turns, round by
+has the same name). With --only the other rows and curves in FILE stay. Each measurement is a fresh process; the contenders of a row take turns, round by
 round. The figures are medians; a ratio over 1 says how many times faster (smaller) ours is. FILE gets
 every number, with what it was measured on.
 """
@@ -149,6 +149,9 @@ def main():
     options = parser.parse_args()
     touch_memory()
     everything = {"machine": machine(options), "rows": {}, "curves": {}}
+    if options.only and os.path.exists(options.json):
+        with open(options.json) as file:
+            everything = json.load(file)
     for number, row in enumerate(rows.ALL):
         if options.only in row.name:
             everything["rows"][row.name] = found = measure_row(options, number, row)

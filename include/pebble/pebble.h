@@ -416,6 +416,12 @@ PEBBLE_API pebble_error pebble_future_add_callback(pebble_future *future,
                                                    pebble_callback callback,
                                                    void *context);
 
+/* The same for a callback that wakes somebody who waits for the future (an event loop, another
+ * language's futures) and does not block: it is called in a thread of the pool for such, so that a
+ * done-callback that blocks does not hold it up. */
+PEBBLE_API pebble_error pebble_future_add_waker(pebble_future *future,
+                                                pebble_callback waker, void *context);
+
 /* Adds a reference; returns future. */
 PEBBLE_API pebble_future *pebble_future_ref(pebble_future *future);
 

@@ -275,13 +275,19 @@ static void notify_condition(future_object *self, PyObject *condition) {
     }
 }
 
-void future_announce(future_object *self) {
-    if (self->announced)
+static void announce_to_waiters(future_object *self) {
+    if (self->announced[WAITERS])
         return;
-    self->announced = true;
+    self->announced[WAITERS] = true;
     if (future_audience_of(self)->condition != NULL)
         notify_condition(self, self->audience->condition);
     self->told = true;
+}
+
+static void announce_to_callbacks(future_object *self) {
+    if (self->announced[CALLBACKS])
+        return;
+    self->announced[CALLBACKS] = true;
     PyObject *callbacks = future_audience_of(self)->callbacks;
     if (callbacks != NULL)
         self->audience->callbacks = NULL;
@@ -292,34 +298,57 @@ void future_announce(future_object *self) {
     Py_XDECREF(callbacks);
 }
 
+void future_announce(future_object *self, future_lane lane) {
+    announce_to_waiters(self);
+    if (lane == CALLBACKS)
+        announce_to_callbacks(self);
+}
+
 /* From the engine, with the reference that future_watch() took. */
-static void engine_ended(pebble_future *engine, void *context) {
+static void announce(void *context, future_lane lane) {
     PyGILState_STATE state;
-    (void)engine;
     if (!thread_enter(&state))
         return;
-    future_announce(context);
+    future_announce(context, lane);
     Py_DECREF(context);
     thread_leave(state);
 }
 
-int future_watch(future_object *self) {
-    if (self->watched || self->announced || self->kind == FUTURE_PLAIN)
+static void engine_wakes(pebble_future *engine, void *context) {
+    (void)engine;
+    announce(context, WAITERS);
+}
+
+static void engine_calls_back(pebble_future *engine, void *context) {
+    (void)engine;
+    announce(context, CALLBACKS);
+}
+
+pebble_error engine_tell(pebble_future *engine, future_lane lane,
+                         pebble_callback callback, void *context) {
+    return lane == WAITERS ? pebble_future_add_waker(engine, callback, context)
+                           : pebble_future_add_callback(engine, callback, context);
+}
+
+int future_watch(future_object *self, future_lane lane) {
+    if (self->watched[lane] || self->announced[lane] || self->kind == FUTURE_PLAIN)
         return 0;
     if (self->kind == FUTURE_MAP)
-        return map_watch((map_future *)self);
+        return map_watch((map_future *)self, lane);
     if (self->engine == NULL) {
-        future_announce(self);
+        future_announce(self, lane);
         return 0;
     }
-    self->watched = true;
+    self->watched[lane] = true;
     interpreter_precede_handler();
     pebble_future *engine = pebble_future_ref(self->engine);
-    pebble_error error = pebble_future_add_callback(engine, engine_ended, Py_NewRef(self));
+    pebble_error error =
+        engine_tell(engine, lane, lane == WAITERS ? engine_wakes : engine_calls_back,
+                    Py_NewRef(self));
     pebble_future_unref(engine);
     if (error == PEBBLE_OK)
         return 0;
-    self->watched = false;
+    self->watched[lane] = false;
     Py_DECREF(self);
     raise_engine_error(error);
     return -1;

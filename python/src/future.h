@@ -25,15 +25,19 @@ typedef struct future_audience {
     PyObject *state; /* PLAIN: as concurrent.futures sets it */
 } future_audience;
 
+/* Who is told of an end: those who wait in wait() and as_completed(), and done-callbacks, which may block:
+ * each by a thread of the engine of its own. */
+typedef enum future_lane { WAITERS, CALLBACKS, LANES } future_lane;
+
 typedef struct future_object {
     PyObject_HEAD uint8_t kind;
     bool in_thread; /* TASK: of a thread pool, which leaves the outcome here before the end */
     bool known;     /* TASK: outcome or was_cancelled is final */
     bool was_cancelled;
-    bool cancel_accepted; /* cancel() returned True */
-    bool marked_running;  /* set_running_or_notify_cancel() returned True */
-    bool watched;         /* the engine will call back at the end */
-    bool announced;       /* waiters and callbacks have been told, or are being told */
+    bool cancel_accepted;  /* cancel() returned True */
+    bool marked_running;   /* set_running_or_notify_cancel() returned True */
+    bool watched[LANES];   /* the engine will call back at the end */
+    bool announced[LANES]; /* they have been told, or are being told */
     bool told; /* _state tells of the end; with a condition it changes under that */
     pid_t pid; /* once known */
     pebble_future *engine; /* NULL once it is known, and if it never ran */
@@ -82,8 +86,12 @@ int future_become_known(future_object *self);
  * CancelledError, what else concerns the caller. */
 int future_wait_known(future_object *self, PyObject *timeout);
 
-/* Has the engine tell of the end. -1 with an exception. */
-int future_watch(future_object *self);
+/* Has the engine tell them of the end. -1 with an exception. */
+int future_watch(future_object *self, future_lane lane);
+
+/* pebble_future_add_waker() or pebble_future_add_callback(). */
+pebble_error engine_tell(pebble_future *engine, future_lane lane,
+                         pebble_callback callback, void *context);
 
 /* Calls a done-callback. An Exception is logged; -1 with any other, as in concurrent.futures. */
 int future_call_back(future_object *self, PyObject *callback);
@@ -91,7 +99,7 @@ int future_call_back(future_object *self, PyObject *callback);
 /* Waits for the engine's future, interruptibly. 1: ended, 0: deadline, -1 with an exception. */
 int engine_wait(pebble_future *engine, int64_t deadline_ns);
 
-/* Everything has ended: tells waiters, then callbacks. Any thread, with the GIL. */
-void future_announce(future_object *self);
+/* Everything has ended: tells waiters, and then, in their lane, callbacks. Any thread, with the GIL. */
+void future_announce(future_object *self, future_lane lane);
 
 #endif

@@ -232,7 +232,7 @@ static PyObject *future_add_done_callback(future_object *self, PyObject *callbac
         return call_base(self, "add_done_callback", callback);
     if (argument_callable(callback, "fn") < 0)
         return NULL;
-    if (self->announced || future_has_ended(self)) {
+    if (self->announced[CALLBACKS] || future_has_ended(self)) {
         if (future_call_back(self, callback) < 0)
             return NULL;
         Py_RETURN_NONE;
@@ -241,7 +241,8 @@ static PyObject *future_add_done_callback(future_object *self, PyObject *callbac
     if (audience == NULL ||
         (audience->callbacks == NULL && (audience->callbacks = PyList_New(0)) == NULL))
         return NULL;
-    if (PyList_Append(audience->callbacks, callback) < 0 || future_watch(self) < 0)
+    if (PyList_Append(audience->callbacks, callback) < 0 ||
+        future_watch(self, CALLBACKS) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -355,7 +356,7 @@ static PyObject *get_condition(future_object *self, void *unused) {
             audience->condition = condition;
         else
             Py_DECREF(condition);
-        if (future_watch(self) < 0)
+        if (future_watch(self, WAITERS) < 0)
             return NULL;
     }
     return Py_NewRef(audience->condition);

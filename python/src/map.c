@@ -75,40 +75,49 @@ bool map_cancel(map_future *self) {
     return cancels;
 }
 
-static void map_ended(map_future *self) {
-    future_announce(&self->base);
+static void map_ended(map_future *self, future_lane lane) {
+    future_announce(&self->base, lane);
     Py_DECREF(self);
 }
 
 /* From the engine. */
-static void chunk_ended(pebble_future *engine, void *context) {
-    map_future *self = context;
+static void chunk_ended(map_future *self, future_lane lane) {
     PyGILState_STATE state;
-    (void)engine;
-    if (atomic_fetch_sub(&self->open, 1) != 1 || !thread_enter(&state))
+    if (atomic_fetch_sub(&self->open[lane], 1) != 1 || !thread_enter(&state))
         return;
-    map_ended(self);
+    map_ended(self, lane);
     thread_leave(state);
 }
 
-int map_watch(map_future *self) {
+static void chunk_wakes(pebble_future *engine, void *context) {
+    (void)engine;
+    chunk_ended(context, WAITERS);
+}
+
+static void chunk_calls_back(pebble_future *engine, void *context) {
+    (void)engine;
+    chunk_ended(context, CALLBACKS);
+}
+
+int map_watch(map_future *self, future_lane lane) {
     pebble_error error = PEBBLE_OK;
     Py_INCREF(self); /* for map_ended() */
-    self->base.watched = true;
+    self->base.watched[lane] = true;
     interpreter_precede_handler();
-    atomic_store(&self->open, 1);
+    atomic_store(&self->open[lane], 1);
     for (Py_ssize_t i = 0; i < self->chunk_count && error == PEBBLE_OK; i++) {
         map_chunk *chunk = self->chunks[i];
         if (chunk_look(self, chunk))
             continue;
-        atomic_fetch_add(&self->open, 1);
-        error = pebble_future_add_callback(chunk->engine, chunk_ended, self);
+        atomic_fetch_add(&self->open[lane], 1);
+        error = engine_tell(chunk->engine, lane,
+                            lane == WAITERS ? chunk_wakes : chunk_calls_back, self);
         if (error != PEBBLE_OK)
-            atomic_fetch_sub(&self->open, 1);
+            atomic_fetch_sub(&self->open[lane], 1);
     }
     /* If not all could be set up, those that could still refer to the map: it stays. */
-    if (error == PEBBLE_OK && atomic_fetch_sub(&self->open, 1) == 1)
-        map_ended(self);
+    if (error == PEBBLE_OK && atomic_fetch_sub(&self->open[lane], 1) == 1)
+        map_ended(self, lane);
     if (error != PEBBLE_OK)
         raise_engine_error(error);
     return error == PEBBLE_OK ? 0 : -1;

@@ -33,7 +33,7 @@ typedef struct map_future {
     int64_t limit_ns,
         deadline_ns; /* threads: of pool.map(timeout=); 0, PEBBLE_FOREVER: none */
     atomic_size_t
-        open; /* watched: chunks that have not called back, and one until all are set up */
+        open[LANES]; /* watched: chunks that have not called back, and one until all are set up */
     PyObject *results;         /* the iterator, if there is one just now: borrowed */
     Py_ssize_t chunk, element; /* which it gives next */
 } map_future;
@@ -60,7 +60,7 @@ bool map_done(map_future *self);
 bool map_cancelled(map_future *self);
 bool map_running(map_future *self);
 bool map_cancel(map_future *self);
-int map_watch(map_future *self);
+int map_watch(map_future *self, future_lane lane);
 /* For the first chunk's end, and if all was cancelled for that of all; as engine_wait(). */
 int map_wait_first(map_future *self, int64_t deadline_ns);
 PyObject *map_results(map_future *self);

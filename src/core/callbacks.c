@@ -13,8 +13,8 @@
 
 static _Thread_local const callback_runner *runner_here;
 
-int callback_runner_init(callback_runner *runner) {
-    memset(runner, 0, sizeof *runner);
+int callback_runner_init(callback_runner *runner, pebble_pool *pool, const char *name) {
+    *runner = (callback_runner){.pool = pool, .name = name};
     return pthread_mutex_init(&runner->lock, NULL);
 }
 
@@ -28,12 +28,12 @@ static void changed(callback_runner *runner) {
 }
 
 /* Takes the whole queue; false if there is none and there will be no more. */
-static bool take_queue(callback_runner *runner, pebble_future **queue, uint32_t *events) {
+static bool take_queue(callback_runner *runner, uint32_t *events) {
     pthread_mutex_lock(&runner->lock);
     *events = atomic_load(&runner->events);
-    *queue = runner->first;
+    runner->taken = runner->first;
     runner->first = runner->last = NULL;
-    bool over = *queue == NULL && runner->ending;
+    bool over = runner->taken == NULL && runner->ending;
     if (over) {
         runner->finished = true;
         changed(runner);
@@ -42,39 +42,32 @@ static bool take_queue(callback_runner *runner, pebble_future **queue, uint32_t 
     return !over;
 }
 
-static pebble_pool *pool_of(callback_runner *runner) {
-    return (pebble_pool *)((char *)runner - offsetof(pebble_pool, callbacks));
+/* Its reference to the future is dropped also if it ends the thread. */
+static void unref_future(void *future) {
+    pebble_future_unref(future);
 }
 
-/* Calls what waits for the first future taken. */
-static void serve_first(callback_runner *runner) {
-    pebble_future *future = runner->taken;
-    if (!runner->serving)
-        runner->waiting = future_take_callbacks(future);
-    runner->serving = true;
-    while (runner->waiting != NULL) {
-        future_callback callback = *runner->waiting;
-        os_free(runner->waiting);
-        runner->waiting = callback.next;
-        callback.function(future, callback.context);
-        if (pool_of(runner)->fork_epoch != fork_epoch) /* a child that it forked */
-            _exit(EXIT_SUCCESS);
-    }
-    runner->serving = false;
-    runner->taken = future->next_done;
-    pebble_future_unref(future);
+static void call_first(callback_runner *runner) {
+    future_callback callback = *runner->taken;
+    os_free(runner->taken);
+    runner->taken = callback.next;
+    pthread_cleanup_push(unref_future, callback.future);
+    callback.function(callback.future, callback.context);
+    if (runner->pool->fork_epoch != fork_epoch) /* a child that it forked */
+        _exit(EXIT_SUCCESS);
+    pthread_cleanup_pop(1);
 }
 
 static void run(void *context);
 
 static int start_thread(callback_runner *runner) {
-    return os_thread_start_for_user(run, runner, "pebble-callback");
+    return os_thread_start_for_user(run, runner, runner->name);
 }
 
 /* A callback has ended the thread. If there cannot be another, this one goes on all the same. */
 static void leave_to_successor(void *context) {
     callback_runner *runner = context;
-    if (pool_of(runner)->fork_epoch == fork_epoch && start_thread(runner) != 0)
+    if (runner->pool->fork_epoch == fork_epoch && start_thread(runner) != 0)
         run(runner);
 }
 
@@ -83,41 +76,40 @@ static void run(void *context) {
     uint32_t events;
     runner_here = runner;
     pthread_cleanup_push(leave_to_successor, runner);
-    while (runner->taken != NULL || take_queue(runner, &runner->taken, &events)) {
+    while (runner->taken != NULL || take_queue(runner, &events)) {
         if (runner->taken != NULL)
-            serve_first(runner);
+            call_first(runner);
         else
             os_futex_wait(&runner->events, events, OS_NO_DEADLINE);
     }
     pthread_cleanup_pop(0);
     runner_here = NULL;
-    pool_unref(pool_of(runner));
+    pool_unref(runner->pool);
 }
 
-int callback_runner_start(callback_runner *runner, pebble_pool *pool) {
+int callback_runner_start(callback_runner *runner) {
     int error = 0;
     pthread_mutex_lock(&runner->lock);
     if (!runner->started) {
-        pool_ref(pool);
+        pool_ref(runner->pool);
         error = start_thread(runner);
         runner->started = error == 0;
         if (error != 0)
-            pool_unref(pool);
+            pool_unref(runner->pool);
     }
     pthread_mutex_unlock(&runner->lock);
     return error;
 }
 
-void callback_runner_push(callback_runner *runner, pebble_future *future) {
-    pebble_future_ref(future);
-    future->next_done = NULL;
+void callback_runner_push(callback_runner *runner, future_callback *callback) {
+    callback->next = NULL;
     pthread_mutex_lock(&runner->lock);
     bool first = runner->first == NULL;
     if (first)
-        runner->first = future;
+        runner->first = callback;
     else
-        runner->last->next_done = future;
-    runner->last = future;
+        runner->last->next = callback;
+    runner->last = callback;
     if (first) /* else the thread has been told and has not come yet */
         changed(runner);
     pthread_mutex_unlock(&runner->lock);

@@ -1,10 +1,11 @@
 /* Done-callbacks: each pool has a thread of its own for them, started by the first one, so that
- * a callback which blocks holds up no dispatch, no deadline and no other pool.
+ * a callback which blocks holds up no dispatch, no deadline and no other pool; and another one for
+ * wakers, which do not block, so that no callback holds up those who wait.
  *
- * The runner's queue holds a reference to each future in it. The thread ends when the pool tells
- * it to, after it has emptied the queue. A callback may end the thread (pthread_exit, cancellation):
- * a new one goes on with what is left. In a child that a callback forked there is nothing to go on
- * with: when the callback returns, the child ends.
+ * A runner's queue is made of the callbacks themselves, each with a reference to its future. The thread
+ * ends when the pool tells it to, after it has emptied the queue. A callback may end the thread
+ * (pthread_exit, cancellation): a new one goes on with what is left. In a child that a callback forked
+ * there is nothing to go on with: when the callback returns, the child ends.
  */
 #ifndef PEBBLE_CORE_CALLBACKS_H
 #define PEBBLE_CORE_CALLBACKS_H
@@ -16,30 +17,34 @@
 
 #include "pebble.h"
 
-struct future_callback;
+typedef struct future_callback {
+    struct future_callback *next;
+    pebble_callback function;
+    void *context;
+    pebble_future *future; /* from its end on */
+    bool waker;
+} future_callback;
 
 typedef struct callback_runner {
+    const char *name; /* of the thread */
+    pebble_pool *pool;
     pthread_mutex_t lock;
-    pebble_future *first, *last; /* linked by their next_done */
+    future_callback *first, *last;
     bool started;
     bool ending;
     bool finished;           /* the thread has run its last callback */
     _Atomic uint32_t events; /* futex: grows when something above changes */
-
-    /* The thread's own, or its successor's: */
-    pebble_future *taken; /* from the queue; the first is the one that is served, */
-    struct future_callback *waiting; /* and these of its callbacks have not been called */
-    bool serving;                    /* its callbacks have been taken */
+    future_callback *taken; /* from the queue, by the thread; its successor goes on with it */
 } callback_runner;
 
-int callback_runner_init(callback_runner *runner);
+int callback_runner_init(callback_runner *runner, pebble_pool *pool, const char *name);
 void callback_runner_fini(callback_runner *runner);
 
-/* Starts the thread if there is none. The thread references pool. Returns 0 or an errno value. */
-int callback_runner_start(callback_runner *runner, pebble_pool *pool);
+/* Starts the thread if there is none. The thread references the pool. Returns 0 or an errno value. */
+int callback_runner_start(callback_runner *runner);
 
-/* Has the callbacks of an ended future run. The runner has been started. */
-void callback_runner_push(callback_runner *runner, pebble_future *future);
+/* Has a callback of an ended future run, and be freed. The runner has been started. */
+void callback_runner_push(callback_runner *runner, future_callback *callback);
 
 /* No more will be pushed: the thread ends when its queue is empty. */
 void callback_runner_end(callback_runner *runner);

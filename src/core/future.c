@@ -80,6 +80,7 @@ int future_set_input(pebble_future *future, const void *input, size_t input_size
     void *copy = future->small;
     future->input_size = input_size;
     if (release != NULL) {
+        os_expect_large_blocks(input_size);
         future->input = input;
         future->release_input = release;
         future->release_context = release_context;
@@ -158,6 +159,28 @@ static void drop_failure(pebble_future *future) {
 /* The word that those who wait for any of several futures sleep on; all of them at once. */
 static _Atomic uint32_t any_word;
 
+/* The list of an ended future: nothing can be added. */
+static future_callback closed_list;
+
+static void push_callbacks(pebble_future *future) {
+    pebble_pool *pool = future->pool;
+    future_callback *list =
+        atomic_exchange_explicit(&future->callbacks, &closed_list, memory_order_acq_rel);
+    future_callback *in_order = NULL;
+    while (list != NULL) { /* the first one is last in it */
+        future_callback *next = list->next;
+        list->next = in_order;
+        in_order = list;
+        list = next;
+    }
+    while (in_order != NULL) {
+        future_callback *next = in_order->next;
+        in_order->future = pebble_future_ref(future);
+        callback_runner_push(in_order->waker ? &pool->wakers : &pool->callbacks, in_order);
+        in_order = next;
+    }
+}
+
 void future_end(pebble_future *future, uint32_t state) {
     future_drop_input(future);
     uint32_t before = atomic_exchange_explicit(&future->word, state, memory_order_acq_rel);
@@ -168,7 +191,7 @@ void future_end(pebble_future *future, uint32_t state) {
         os_futex_wake(&any_word, INT_MAX);
     }
     if (before & FUTURE_CALLBACKS)
-        callback_runner_push(&future->pool->callbacks, future);
+        push_callbacks(future);
     pebble_future_unref(future);
 }
 
@@ -204,22 +227,6 @@ pebble_error future_wait_error(int error) {
     if (error == 0)
         return PEBBLE_OK;
     return error == EINTR ? PEBBLE_ERR_INTERRUPTED : PEBBLE_ERR_TIMEOUT;
-}
-
-/* The list of an ended future once its callbacks are being run: nothing can be added. */
-static future_callback closed_list;
-
-future_callback *future_take_callbacks(pebble_future *future) {
-    future_callback *list =
-        atomic_exchange_explicit(&future->callbacks, &closed_list, memory_order_acq_rel);
-    future_callback *in_order = NULL;
-    while (list != NULL) { /* they were pushed: the first one is last */
-        future_callback *next = list->next;
-        list->next = in_order;
-        in_order = list;
-        list = next;
-    }
-    return in_order;
 }
 
 /* ---- The public face ---- */
@@ -347,7 +354,7 @@ bool pebble_future_cancel(pebble_future *future) {
     return future->pool->kind->cancel(future->pool, future);
 }
 
-/* False: the list has been taken, the future has ended. */
+/* False: the future has ended, and the list has been taken. */
 static bool push_callback(pebble_future *future, future_callback *entry) {
     future_callback *head = atomic_load_explicit(&future->callbacks, memory_order_acquire);
     do {
@@ -359,9 +366,8 @@ static bool push_callback(pebble_future *future, future_callback *entry) {
     return true;
 }
 
-pebble_error pebble_future_add_callback(pebble_future *future, pebble_callback callback,
-                                        void *context) {
-    static const char name[] = "pebble_future_add_callback";
+static pebble_error add_callback(pebble_future *future, pebble_callback callback,
+                                 void *context, bool waker, const char *name) {
     pebble_error error = check_future(future, name);
     if (error == PEBBLE_OK && callback == NULL)
         error = error_set(PEBBLE_ERR_INVALID, "%s: callback is NULL", name);
@@ -371,18 +377,29 @@ pebble_error pebble_future_add_callback(pebble_future *future, pebble_callback c
         callback(future, context);
         return PEBBLE_OK;
     }
-    int failed = callback_runner_start(&future->pool->callbacks, future->pool);
+    pebble_pool *pool = future->pool;
+    int failed = callback_runner_start(waker ? &pool->wakers : &pool->callbacks);
     future_callback *entry = failed == 0 ? os_alloc(sizeof *entry) : NULL;
     if (entry == NULL)
         return error_set_system(failed != 0 ? failed : ENOMEM, name);
-    *entry = (future_callback){.function = callback, .context = context};
+    *entry = (future_callback){.function = callback, .context = context, .waker = waker};
     if (future_set_bit(future, FUTURE_CALLBACKS) && push_callback(future, entry)) {
-        future->pool->kind->want(future->pool, future);
+        pool->kind->want(pool, future);
         return PEBBLE_OK;
     }
     os_free(entry); /* it has ended meanwhile */
     callback(future, context);
     return PEBBLE_OK;
+}
+
+pebble_error pebble_future_add_callback(pebble_future *future, pebble_callback callback,
+                                        void *context) {
+    return add_callback(future, callback, context, false, "pebble_future_add_callback");
+}
+
+pebble_error pebble_future_add_waker(pebble_future *future, pebble_callback waker,
+                                     void *context) {
+    return add_callback(future, waker, context, true, "pebble_future_add_waker");
 }
 
 pebble_future *pebble_future_ref(pebble_future *future) {

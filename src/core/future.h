@@ -19,8 +19,8 @@
  *
  *   WAITERS    somebody sleeps on the word: wake all
  *   ANY        somebody sleeps for any of several futures: ring the common word
- *   CALLBACKS  a callback is in the list or about to be: the pool's callback thread takes the
- *              list, once, and closes it; whoever comes later finds the future ended
+ *   CALLBACKS  a callback is in the list or about to be: who ends the future closes the list and
+ *              hands it to the pool's threads for them; whoever comes later calls it himself
  */
 #ifndef PEBBLE_CORE_FUTURE_H
 #define PEBBLE_CORE_FUTURE_H
@@ -60,12 +60,6 @@ enum {
     FUTURE_INLINE = 16
 }; /* bytes of an input or result that need no memory of their own */
 
-typedef struct future_callback {
-    struct future_callback *next;
-    pebble_callback function;
-    void *context;
-} future_callback;
-
 /* The bytes of a result on their way: inline, or allocated if larger. */
 typedef struct result_bytes {
     void *data; /* NULL: in small */
@@ -78,10 +72,7 @@ struct pebble_future {
     _Atomic uint32_t references;
     pebble_pool *pool;
     pebble_future *next; /* in a queue of the pool, where a cancelled one may stay a while */
-    union {
-        pebble_future *previous;  /* in a process pool's pending tasks */
-        pebble_future *next_done; /* ended: in the callback runner's queue */
-    };
+    pebble_future *previous; /* in a process pool's pending tasks */
 
     pebble_function function;
     const void *input;
@@ -158,9 +149,6 @@ bool future_set_bit(pebble_future *future, uint32_t bit);
 /* Sleeps on the word until the future has ended: 0, ETIMEDOUT, or EINTR if the thread's waits are
  * interruptible. */
 int future_sleep(pebble_future *future, int64_t deadline_ns);
-
-/* Takes the callbacks of an ended future, in their order, and closes the list. */
-future_callback *future_take_callbacks(pebble_future *future);
 
 /* Frees the futures that the pool keeps for reuse; when nobody else uses the pool. */
 void future_free_cached(pebble_pool *pool);

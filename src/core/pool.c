@@ -17,7 +17,12 @@ pebble_error pool_init(pebble_pool *pool, const pool_kind *kind, pool_settings *
     memset(settings, 0, sizeof *settings);
     pool->fork_epoch = fork_epoch;
     atomic_store(&pool->references, 1);
-    int error = callback_runner_init(&pool->callbacks);
+    int error = callback_runner_init(&pool->callbacks, pool, "pebble-callback");
+    if (error == 0) {
+        error = callback_runner_init(&pool->wakers, pool, "pebble-waker");
+        if (error != 0)
+            callback_runner_fini(&pool->callbacks);
+    }
     if (error != 0) {
         pool_settings_fini(&pool->settings);
         return error_set_system(error, "pebble pool: mutex");
@@ -36,6 +41,7 @@ void pool_fini(pebble_pool *pool) {
     pthread_mutex_destroy(&pool->future_lock);
     pthread_mutex_destroy(&pool->lock);
     callback_runner_fini(&pool->callbacks);
+    callback_runner_fini(&pool->wakers);
     pool_settings_fini(&pool->settings);
 }
 
@@ -49,7 +55,10 @@ void pool_unref(pebble_pool *pool) {
 }
 
 void pool_set_gone(pebble_pool *pool) {
+    os_fd_close(pool->settings.worker_data_fd);
+    pool->settings.worker_data_fd = -1;
     callback_runner_end(&pool->callbacks);
+    callback_runner_end(&pool->wakers);
     atomic_store_explicit(&pool->gone, 1, memory_order_release);
     os_futex_wake(&pool->gone, INT_MAX);
 }

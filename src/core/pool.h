@@ -63,7 +63,7 @@ struct pebble_pool {
     _Atomic uint32_t references;
     _Atomic uint32_t closed; /* close or stop was called */
     _Atomic uint32_t gone;   /* futex: 1 when nothing of the pool runs any more */
-    callback_runner callbacks;
+    callback_runner callbacks, wakers;
 
     /* Memory of futures, see core/future.c. */
     pthread_mutex_t future_lock;            /* innermost */

@@ -58,6 +58,12 @@ void *os_alloc_zeroed(size_t size);
 void *os_realloc(void *memory, size_t size);
 void os_free(void *memory);
 
+/* A block of that size was or will be made, here or by the caller, and probably more. The C library
+ * gives large blocks back to the system when they are freed, and the fresh pages of the next one
+ * take longer than filling it, until it has seen a block so large freed; then it keeps such. This shows
+ * it one of 4 MiB, once in a process. */
+void os_expect_large_blocks(size_t size);
+
 /* In the child of a fork, with one thread: gives back what the allocator keeps in reserve. The arenas
  * of threads that are not there any more would else go on to grow into address space that is theirs
  * already, past any RLIMIT_AS. */
@@ -103,6 +109,10 @@ void os_fd_close_inherited(void);
 
 int os_bell_new(int *fd);
 void os_bell_ring(int fd);
+
+/* Gives a bell a number that what a task opens does not get by chance, even if it has closed all there
+ * were before: bells cannot be told from each other. Returns it; the old one is closed. */
+int os_bell_put_aside(int fd);
 
 /* A number that a bell keeps, and that a file of another kind under its descriptor does not have.
  * 0: there is none. */

@@ -75,10 +75,20 @@ static bool is_streaming(process_worker *worker, const pebble_future *future) {
                future->input_size;
 }
 
+/* The task that can end now: the first, or one behind those that are being stopped, which stay with the
+ * worker whatever it says of them. */
+static pebble_future *next_to_end(process_worker *worker, uint64_t sequence) {
+    pebble_future *future = worker_head(worker);
+    if (future == NULL || future->sequence >= sequence ||
+        future_state(future) != FUTURE_STOPPING || sequence >= worker->sender.sequence)
+        return future;
+    return worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
+}
+
 /* A task's end as its worker tells it. False: no such task can have ended. */
 static bool settle(process_worker *worker, receiver_end *end, ended_list *list) {
     process_pool *pool = worker->pool;
-    pebble_future *future = worker_head(worker);
+    pebble_future *future = next_to_end(worker, end->sequence);
     if (future == NULL || future->sequence != end->sequence ||
         is_streaming(worker, future))
         return false;

@@ -146,14 +146,14 @@ struct process_pool {
 
     uint64_t ended, deaths;
     uint32_t last_number;
-    int failed_starts;  /* initializers that failed, in a row */
+    int failed_starts;  /* in a row, see FAILED_STARTS_MAX */
     int refused_starts; /* workers that the system refused, in a row */
     int starting;       /* asked of the zygote, without an answer yet */
     bool spare_died;    /* by itself: none is made until a worker has served */
 
     /* The zygote. */
     _Atomic int zygote_state; /* zygote_phase; changed under the lock */
-    int zygotes_lost;         /* since a task last ended */
+    int zygotes_lost;         /* since a task last ended, see ZYGOTES_LOST_MAX */
     pid_t zygote_pid;
     int zygote_fd, zygote_process_fd; /* its socket and its pidfd; -1: none */
     bool zygote_answered;             /* it has started a worker */

@@ -87,15 +87,16 @@ static void map_channel(const worker_setup *setup, worker_end *end) {
     if (error == 0)
         error = os_shared_map(setup->fds[WORKER_FD_UP], sizeof(channel_up), true, &up);
     if (error != 0)
-        _exit(EXIT_FAILURE);
+        _exit(WORKER_REFUSED);
     close(setup->fds[WORKER_FD_DOWN]);
     close(setup->fds[WORKER_FD_UP]);
     /* A child that the worker forks must not ring or write in its name. */
-    worker_end_init(end, down, up, setup->fds[WORKER_FD_BELL]);
+    int bell_fd = os_bell_put_aside(setup->fds[WORKER_FD_BELL]);
+    worker_end_init(end, down, up, bell_fd);
     end->idle = pool_idle_hook(setup->hooks);
     end->idle_context = setup->hooks->context;
     atomic_store_explicit(&end->up->pid, getpid(), memory_order_relaxed);
-    os_fd_register(setup->fds[WORKER_FD_BELL]);
+    os_fd_register(bell_fd);
 }
 
 /* ---- Running tasks ---- */

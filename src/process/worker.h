@@ -4,6 +4,9 @@
 
 #include "process/zygote.h"
 
+/* Exit code of a worker that found no memory for its channel. */
+enum { WORKER_REFUSED = 71 }; /* EX_OSERR */
+
 typedef struct worker_setup {
     uint32_t number;
     pid_t parent_pid; /* the zygote, with which it ends */

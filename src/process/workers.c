@@ -22,9 +22,14 @@
 
 #include "process/crash.h"
 #include "process/pool.h"
+#include "process/worker.h"
 
 enum {
-    FAILED_STARTS_MAX = 3,
+    /* Starts that fail in a row break the pool. That somebody killed a worker before its
+     * initializer began says little of the next one. */
+    FAILED_STARTS_MAX = 30,
+    START_FAILED = 10,
+    START_KILLED = 1,
     TRIES_MAX = 5,
     REFUSED_STARTS_MAX = 10,
     SPARES_MAX = 4,
@@ -538,16 +543,26 @@ bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason
     return true;
 }
 
+/* What could not be taken back: one that runs, and before it what has ended and is not collected
+ * yet. */
+static void stop_what_is_left(process_worker *worker, stop_reason reason) {
+    if (worker->state >= WORKER_KILLING)
+        return;
+    for (uint64_t sequence = worker->first; sequence < worker->sender.sequence;
+         sequence++) {
+        pebble_future *future = worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
+        if (future == NULL || future->kind == TASK_INITIALIZER)
+            continue;
+        future->stop_reason = (uint8_t)reason;
+        atomic_fetch_or(&future->word, FUTURE_STOPPING);
+    }
+}
+
 void workers_stop_all(process_pool *pool, stop_reason reason) {
     for (int i = 0; i < pool->worker_count; i++) {
         process_worker *worker = pool->workers[i];
         worker_withdraw(worker, NULL);
-        pebble_future *head = worker_head(worker);
-        if (worker->state < WORKER_KILLING && head != NULL &&
-            head->kind != TASK_INITIALIZER) {
-            head->stop_reason = (uint8_t)reason;
-            atomic_fetch_or(&head->word, FUTURE_STOPPING);
-        }
+        stop_what_is_left(worker, reason);
         worker_kill(worker);
     }
     while (pool->spares != NULL)
@@ -740,9 +755,10 @@ static void expire(process_worker *worker, pebble_future *future, int status,
     ended_add(worker->pool, list, future, FUTURE_FINISHED);
 }
 
-static void start_failed(process_pool *pool, int code, const char *reason,
+static void start_failed(process_pool *pool, int counts, int code, const char *reason,
                          ended_list *list) {
-    if (++pool->failed_starts >= FAILED_STARTS_MAX)
+    pool->failed_starts += counts;
+    if (pool->failed_starts >= FAILED_STARTS_MAX)
         pool_break(pool, code, reason, list);
 }
 
@@ -768,7 +784,9 @@ static void initializer_died(process_worker *worker, int status, bool killed,
                  started ? "the initializer failed" : "the worker ended before it served",
                  started ? "" : executed, worker->pid != 0 ? ": " : "",
                  worker->pid != 0 ? death : ""); /* else there never was a process */
-    start_failed(pool, failure.exit_code, reason, list);
+    bool by_others = worker->pid != 0 && !killed && !started && failure.signal == SIGKILL;
+    int counts = by_others ? START_KILLED : START_FAILED;
+    start_failed(pool, counts, failure.exit_code, reason, list);
 }
 
 void worker_initialized(process_worker *worker, const receiver_end *end,
@@ -788,7 +806,7 @@ void worker_initialized(process_worker *worker, const receiver_end *end,
         end->result.data != NULL ? end->result.data : (const char *)end->result.small;
     snprintf(reason, sizeof reason, "the initializer failed: %.*s", (int)end->result.size,
              bytes);
-    start_failed(pool, end->code, reason, list);
+    start_failed(pool, START_FAILED, end->code, reason, list);
 }
 
 /* Whether the task is lost with its worker: it ran, or, though it says that it did not, it was the
@@ -850,6 +868,14 @@ static void fail_returned(process_pool *pool, ended_list *list) {
         pending_fail_all(pool, pool->broken ? &failure : NULL, list);
 }
 
+/* It had not begun yet when it found no memory: as if it could not have been started. */
+static bool was_refused(process_worker *worker, int status) {
+    pebble_future *head = worker_head(worker);
+    int64_t start_ns;
+    return WIFEXITED(status) && WEXITSTATUS(status) == WORKER_REFUSED &&
+           (head == NULL || !sender_started(&worker->sender, head->sequence, &start_ns));
+}
+
 void worker_died(process_worker *worker, int status, int error) {
     process_pool *pool = worker->pool;
     ended_list list = {0};
@@ -857,6 +883,8 @@ void worker_died(process_worker *worker, int status, int error) {
     supervisor_remove(&worker->bell);
     pthread_mutex_lock(&worker->stream_lock);
     pthread_mutex_lock(&pool->base.lock);
+    if (error == 0 && was_refused(worker, status))
+        error = ENOMEM;
     worker_state before = worker->state;
     leave_place(worker);
     worker->state = WORKER_DEAD;

@@ -28,7 +28,9 @@
 #include "process/executed.h"
 #include "process/pool.h"
 
-enum { ZYGOTES_LOST_MAX = 5 };
+/* Losses without a task's end between them after which the pool is broken. That one was killed by
+ * somebody else says little of the next: it counts less than one that ended by itself. */
+enum { LOSS_BY_KILL = 1, LOSS_BY_ITSELF = 10, ZYGOTES_LOST_MAX = 50 };
 
 /* ---- Starting ---- */
 
@@ -330,8 +332,8 @@ static void close_zygote(process_pool *pool) {
     os_fd_close(process_fd);
 }
 
-/* How it ended, for the message, unless somebody else has waited for it. */
-static void reap_zygote(process_pool *pool, char *text, size_t size) {
+/* How it ended, for the message, unless somebody else has waited for it. Returns what that counts. */
+static int reap_zygote(process_pool *pool, char *text, size_t size) {
     siginfo_t info = {0};
     int fd = pool->zygote_process_fd;
     int error = fd >= 0 ? waitid((idtype_t)P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG)
@@ -346,13 +348,15 @@ static void reap_zygote(process_pool *pool, char *text, size_t size) {
                 : "");
     else
         snprintf(text, size, "by signal %d", info.si_status);
+    bool killed = error == 0 && info.si_code == CLD_KILLED && info.si_status == SIGKILL;
+    return killed && pool->zygote_asked_ns == 0 ? LOSS_BY_KILL : LOSS_BY_ITSELF;
 }
 
 static void lose_zygote(process_pool *pool) {
     ended_list list = {0};
     char how[128], reason[256];
     hear(pool);
-    reap_zygote(pool, how, sizeof how);
+    int counts = reap_zygote(pool, how, sizeof how);
     close_zygote(pool);
     if (pool->finished) {
         pool_say_gone(pool);
@@ -360,7 +364,8 @@ static void lose_zygote(process_pool *pool) {
     }
     workers_orphaned(pool);
     pthread_mutex_lock(&pool->base.lock);
-    if (++pool->zygotes_lost >= ZYGOTES_LOST_MAX) {
+    pool->zygotes_lost += counts;
+    if (pool->zygotes_lost >= ZYGOTES_LOST_MAX) {
         snprintf(reason, sizeof reason, "the process that starts the workers ended %s",
                  how);
         pool_break(pool, 0, reason, &list);
@@ -390,10 +395,13 @@ static void socket_ready(supervisor_source *source, const os_poller_event *event
 /* ---- Ending ---- */
 
 void zygote_signal_end(process_pool *pool) {
+    int error = 0;
     if (pool->zygote_process_fd >= 0)
-        os_process_signal(pool->zygote_process_fd, SIGKILL);
-    else if (pool->zygote_state == ZYGOTE_RUNS)
-        kill(pool->zygote_pid, SIGKILL);
+        error = os_process_signal(pool->zygote_process_fd, SIGKILL);
+    else if (pool->zygote_state == ZYGOTE_RUNS && kill(pool->zygote_pid, SIGKILL) != 0)
+        error = errno;
+    if (error == EPERM) /* the program has become another user since: then it is asked */
+        zygote_ask_end(pool);
 }
 
 int64_t zygote_ask_end(process_pool *pool) {

@@ -7,8 +7,8 @@
  *   WAITERS    set by a thread before it sleeps on the word. It sleeps only if the word is still
  *              what it saw
  *   ANY        set by a thread that waits for any of several; it sleeps on a common word
- *   CALLBACKS  set after a callback was pushed to the list. Who finds that the future has ended
- *              already takes the list itself
+ *   CALLBACKS  set before a callback is pushed to the list, which who ends the future takes and
+ *              closes. Who finds the future ended or the list closed calls it himself
  * All other changes of the word carry the flags along.
  *
  * Who comes: a result, the deadline, a cancel and a stop (while queued: at once; while it runs:
@@ -50,6 +50,7 @@ bool started, published, killed, dead; /* the worker's */
 bool promised;               /* ghost: a cancel returned true */
 byte ends;                   /* ghost */
 byte list, called, runs;     /* callbacks: in the list, called; turns of the library's thread */
+bool closed;                 /* the list */
 
 /* When all is over. First, since spin removes processes last in, first out. */
 active proctype verdict() {
@@ -64,7 +65,7 @@ active proctype verdict() {
 }
 
 inline run_callbacks() {
-    d_step { called = called + list; list = 0 } /* the exchange of the list */
+    d_step { called = called + list; list = 0; closed = true } /* the exchange of the list */
 }
 
 /* future_end(), after the task was taken out of the tables. */
@@ -282,12 +283,13 @@ active [2] proctype adder() {
     if
     :: STATE(word) == ENDED -> d_step { called++ } /* at once, in this thread */
     :: else ->
-        list++;
         set_flag(CALLBACKS);
-        if
-        :: !ok -> run_callbacks()
-        :: ok
-        fi
+        atomic {
+            if
+            :: ok && !closed -> list++ /* the compare-and-swap of the list */
+            :: else -> called++
+            fi
+        }
     fi
 }
 

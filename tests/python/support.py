@@ -1,5 +1,6 @@
 """Events between processes, and what /proc tells about them. Imported by tasks, so kept light."""
 
+import concurrent.futures
 import os
 import select
 import signal
@@ -48,10 +49,11 @@ class Flag:
 
 
 def start_workers(pool, folder):
-    """Makes both workers of a pool start, and its thread for callbacks; the processes' numbers."""
+    """Makes both workers of a pool start, and its threads that tell of ends; the processes' numbers."""
     flags = [Flag(folder / name) for name in ("first", "second")]
     futures = [pool.schedule(tasks.meet, args=(flag, *flags)) for flag in flags]
     futures[0].add_done_callback(lambda _: None)
+    concurrent.futures.wait(futures)
     return {future.result() for future in futures}
 
 

@@ -409,6 +409,12 @@ def start_child(flag):
     return child.pid, child.exitcode
 
 
+def run_program_with_a_pool():
+    source = "import pebble; print(pebble.ProcessPool(1).schedule(len, args=('four',)).result())"
+    command = [sys.executable, "-c", source]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+
+
 def run_command():
     return subprocess.run(["echo", "x"], stdout=subprocess.PIPE, check=True).stdout
 

@@ -78,6 +78,10 @@ def test_commands_are_allowed(process_pool):
     assert process_pool.schedule(tasks.run_command).result() == b"x\n"
 
 
+def test_programs_with_pools_are_allowed(process_pool):
+    assert process_pool.schedule(tasks.run_program_with_a_pool).result() == b"4\n"
+
+
 def test_signals_are_the_tasks(process_pool):
     caught = process_pool.schedule(tasks.handle_signal).result()
     assert caught == [signal.SIGUSR1]

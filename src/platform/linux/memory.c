@@ -2,12 +2,14 @@
 #include "platform/platform.h"
 
 #include <malloc.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 enum { HUGE_PAGE = 2 * 1024 * 1024, LARGE = 2 * HUGE_PAGE };
+enum { KEPT_MIN = 128 * 1024, KEPT_MAX = 4 * 1024 * 1024 }; /* in bytes */
 
 /* Memory so large is about to be filled: in pages of 4 KiB that takes four times as long as copying
  * does, for a fault each. */
@@ -20,8 +22,19 @@ static void *advised(void *memory, size_t size) {
     return memory;
 }
 
+void os_expect_large_blocks(size_t size) {
+    static atomic_bool done;
+    if (size < KEPT_MIN || size > KEPT_MAX || atomic_exchange(&done, true))
+        return;
+    void *volatile block = malloc(KEPT_MAX); /* volatile: the compiler knows malloc */
+    free(block);
+}
+
 void *os_alloc(size_t size) {
-    return os_fault_hits(OS_FAULT_ALLOC) ? NULL : advised(malloc(size), size);
+    if (os_fault_hits(OS_FAULT_ALLOC))
+        return NULL;
+    os_expect_large_blocks(size);
+    return advised(malloc(size), size);
 }
 
 void *os_alloc_zeroed(size_t size) {
@@ -29,7 +42,10 @@ void *os_alloc_zeroed(size_t size) {
 }
 
 void *os_realloc(void *memory, size_t size) {
-    return os_fault_hits(OS_FAULT_ALLOC) ? NULL : advised(realloc(memory, size), size);
+    if (os_fault_hits(OS_FAULT_ALLOC))
+        return NULL;
+    os_expect_large_blocks(size);
+    return advised(realloc(memory, size), size);
 }
 
 void os_free(void *memory) {

@@ -5,12 +5,15 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
 #define F_SEAL_FUTURE_WRITE 0x0010
 #endif
+
+enum { ASIDE = 500 }; /* a number: files get the lowest that are free */
 
 static int map(int fd, size_t size, int protection, void **memory) {
     void *mapped = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
@@ -110,6 +113,18 @@ void os_bell_ring(int fd) {
     while (write(fd, &one, sizeof one) < 0 &&
            (errno == EINTR || (errno == EAGAIN && read(fd, &rings, sizeof rings) > 0)))
         ;
+}
+
+int os_bell_put_aside(int fd) {
+    struct rlimit limit;
+    int lowest = ASIDE;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 2 < ASIDE)
+        lowest = (int)(limit.rlim_cur / 2);
+    int aside = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
+    if (aside < 0)
+        return fd;
+    close(fd);
+    return aside;
 }
 
 uint64_t os_bell_identity(int fd) {

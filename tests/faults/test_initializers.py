@@ -1,0 +1,83 @@
+"""Row 12: initializers that raise, hang for ever, die; at once, at first, later."""
+
+import os
+import time
+
+import pytest
+from pebble import ProcessPool
+
+import tasks
+from support import DEADLINE, gone
+
+WORKERS = 3
+
+
+def hang_and_tell(flag):
+    tasks.hang(flag)
+
+
+def die_later(path):
+    """The first three processes start; from then on none does."""
+    tasks.log_call(path)
+    if len(tasks.calls(path)) > 3:
+        os._exit(7)
+
+
+FAULTS = {
+    "raises": (tasks.log_and_fail, "broken initializer"),
+    "hangs": (tasks.log_and_hang, ""),
+    "dies": (tasks.log_and_die, ""),
+    "leaves": (tasks.log_and_leave, "left"),
+}
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = str(tmp_path / "log")
+    open(path, "w").close()
+    return path
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_futures_end_with_the_cause(fault, log):
+    initializer, cause = FAULTS[fault]
+    pool = ProcessPool(
+        WORKERS, initializer=initializer, initargs=(log,), initializer_timeout=0.3
+    )
+    futures = [pool.schedule(tasks.value, args=(n,)) for n in range(50)]
+    errors = [future.exception(DEADLINE) for future in futures]
+    assert all(type(error) is RuntimeError and cause in str(error) for error in errors)
+    with pytest.raises(RuntimeError):
+        pool.schedule(int)
+    pool.close()
+    pool.join()
+    assert all(gone(pid) for pid in tasks.calls(log))
+
+
+def test_one_that_hangs_for_ever_ends_with_the_pool(started):
+    pool = ProcessPool(max_workers=1, initializer=hang_and_tell, initargs=(started,))
+    futures = [pool.schedule(tasks.value, args=(n,)) for n in range(10)]
+    pid = started.number()
+    begin = time.monotonic()
+    pool.stop()
+    pool.join()
+    assert time.monotonic() - begin < 5
+    assert all(future.cancelled() for future in futures) and gone(pid)
+
+
+def test_tasks_of_a_hanging_initializer_can_be_cancelled(started):
+    with ProcessPool(max_workers=1, initializer=hang_and_tell, initargs=(started,)) as pool:
+        futures = [pool.schedule(tasks.value, args=(n,)) for n in range(10)]
+        assert started.wait()
+        assert all(future.cancel() for future in futures)
+        assert all(future.done() for future in futures)
+        pool.stop()
+
+
+def test_one_that_dies_later_breaks_the_pool_then(log):
+    with ProcessPool(max_workers=1, initializer=die_later, initargs=(log,)) as pool:
+        for n in range(3):
+            assert pool.schedule(tasks.value, args=(n,)).result() == n
+            pool.schedule(tasks.die).exception(DEADLINE)
+        errors = [pool.schedule(tasks.value, args=(1,)).exception(DEADLINE)]
+        assert type(errors[0]) is RuntimeError

@@ -1,0 +1,182 @@
+"""Rows 2 and 3: SIGKILL to idle workers, to the zygote (the process that forks them), at random."""
+
+import os
+import random
+import signal
+import threading
+import time
+
+import pytest
+from pebble import ProcessExpired, ProcessPool
+
+import tasks
+from support import (
+    DEADLINE,
+    children,
+    descendants,
+    gone,
+    helper_of_multiprocessing,
+    kill,
+    start_workers,
+    threads,
+)
+
+NOBODY = 1 << 30
+STORM_SECONDS = float(os.environ.get("PEBBLE_STORM_SECONDS", 3))
+
+
+def zygotes():
+    return [pid for pid in children() if threads(pid).get(pid) == "pebble-zygote"]
+
+
+def the_zygote():
+    (pid,) = zygotes()
+    return pid
+
+
+def assert_usable(pool):
+    numbers = list(range(50))
+    assert list(pool.map(tasks.value, numbers).result()) == numbers
+
+
+@pytest.fixture
+def pool():
+    with ProcessPool(max_workers=2) as pool:
+        yield pool
+
+
+# ---- Idle ----
+
+
+def test_an_idle_worker(pool, tmp_path):
+    pid = min(start_workers(pool, tmp_path))
+    kill(pid)
+    assert gone(pid, DEADLINE)
+    assert_usable(pool)
+
+
+def test_all_idle_workers(pool, tmp_path):
+    pids = start_workers(pool, tmp_path)
+    for pid in pids:
+        kill(pid)
+    assert all(gone(pid, DEADLINE) for pid in pids)
+    assert_usable(pool)
+
+
+def test_all_idle_workers_unnoticed(pool, tmp_path):
+    """The next task comes before their death does."""
+    for pid in start_workers(pool, tmp_path):
+        kill(pid)
+    assert_usable(pool)
+
+
+# ---- The zygote ----
+
+
+def test_the_idle_zygote(pool, tmp_path):
+    pids = start_workers(pool, tmp_path)
+    kill(the_zygote())
+    assert all(gone(pid, DEADLINE) for pid in pids)
+    assert_usable(pool)
+
+
+def test_the_zygote_while_tasks_run_and_wait(pool, make_flag, release):
+    flags = [make_flag("first"), make_flag("second")]
+    running = [pool.schedule(tasks.hold, args=(flag, release)) for flag in flags]
+    waiting = [pool.schedule(tasks.value, args=(n,)) for n in range(100)]
+    pids = [flag.number() for flag in flags]
+    kill(the_zygote())
+    assert [future.exception(DEADLINE).pid for future in running] == pids
+    assert [future.result() for future in waiting] == list(range(100))
+    assert all(gone(pid, DEADLINE) for pid in pids)
+
+
+def test_the_zygote_while_it_forks(start_method):
+    """Each task needs a new worker; the zygote dies somewhere between its wish and its start."""
+    with ProcessPool(max_workers=2, max_tasks=1) as pool:
+        for n in range(30 if start_method == "fork" else 5):
+            assert pool.schedule(tasks.value, args=(n,)).result() == n
+            zygote = the_zygote()
+            futures = [pool.schedule(tasks.value, args=(n,)) for _ in range(4)]
+            time.sleep(n * 0.0002)
+            kill(zygote)
+            assert gone(zygote, DEADLINE)
+            for future in futures:
+                assert isinstance(future.exception(DEADLINE), (ProcessExpired, type(None)))
+                assert future.exception() or future.result() == n
+        assert_usable(pool)
+
+
+def test_the_zygote_over_and_over(pool, started, start_method):
+    """No task ends between: a pool whose zygote ends by itself would be given up."""
+    for _ in range(20 if start_method == "fork" else 7):
+        future = pool.schedule(tasks.hang, args=(started,))
+        pid = started.number()
+        zygote = the_zygote()
+        kill(zygote)
+        assert isinstance(future.exception(DEADLINE), ProcessExpired)
+        assert gone(pid, DEADLINE) and gone(zygote, DEADLINE)
+    assert_usable(pool)
+
+
+# ---- At random ----
+
+
+class Load:
+    """Threads that schedule and collect all the time."""
+
+    def __init__(self, pool, thread_count):
+        self.pool, self.goes_on = pool, True
+        self.performed, self.expired, self.wrong = 0, 0, []
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self.run) for _ in range(thread_count)]
+        for thread in self.threads:
+            thread.start()
+
+    def run(self):
+        while self.goes_on:
+            numbers = random.sample(range(10**6), 20)
+            futures = [self.pool.schedule(tasks.add, args=(n, 1)) for n in numbers]
+            futures.append(self.pool.schedule(tasks.sleep, args=(0.001,)))
+            wanted = [n + 1 for n in numbers] + [0.001]
+            for future, result in zip(futures, wanted):
+                self.judge(future, result)
+
+    def judge(self, future, result):
+        error = future.exception(60)
+        with self.lock:
+            self.performed += error is None
+            self.expired += isinstance(error, ProcessExpired)
+            if not isinstance(error, (ProcessExpired, type(None))) or (
+                error is None and future.result() != result
+            ):
+                self.wrong.append((error, result))
+
+    def end(self):
+        self.goes_on = False
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.mark.timeout(STORM_SECONDS + 60)
+def test_random_kills_under_load(start_method):
+    """Every 20 ms, or where a worker or a zygote takes long to start, at its pace."""
+    interval = 0.02 if start_method == "fork" else 0.1
+    worker_count, kills = 4, 0
+    with ProcessPool(max_workers=worker_count) as pool:
+        load = Load(pool, 8)
+        end = time.monotonic() + STORM_SECONDS
+        while time.monotonic() < end:
+            time.sleep(interval)
+            pids = [pid for pid in descendants() if not helper_of_multiprocessing(pid)]
+            try:
+                os.kill(random.choice(pids or [NOBODY]), signal.SIGKILL)
+                kills += 1
+            except ProcessLookupError:
+                pass
+        load.end()
+        assert_usable(pool)
+    assert load.wrong == []
+    assert load.performed > 100
+    assert load.expired <= kills * worker_count  # a zygote takes all its workers along
+    print(f"{load.performed} performed, {kills} kills, {load.expired} expired")

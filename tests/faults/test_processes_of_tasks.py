@@ -1,0 +1,132 @@
+"""Row 9: whatever processes a task starts, in whatever way, end with it."""
+
+import os
+import signal
+import subprocess
+from concurrent.futures import CancelledError
+
+import pytest
+from pebble import ProcessPool
+
+import tasks
+from support import DEADLINE, gone
+
+# ---- Ways to start a process; each tells its number ----
+
+
+def by_subprocess(child):
+    child.set(subprocess.Popen(["sleep", "1000"]).pid)
+
+
+def by_double_fork(child):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            child.set(os.getpid())
+            signal.pause()
+        os._exit(0)
+    os.wait()
+
+
+def in_a_session(child):
+    child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+
+
+def as_a_daemon(child):
+    """Double fork, a session and an ignored SIGTERM."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            child.set(os.getpid())
+            while True:
+                signal.pause()
+        os._exit(0)
+    os.wait()
+
+
+def while_the_kill_is_on(child):
+    """SIGTERM makes it start yet another, in the middle of its end."""
+
+    def start(signum, frame):
+        child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+
+    signal.signal(signal.SIGTERM, start)
+    child.set(os.getpid())
+
+
+WAYS = [by_subprocess, by_double_fork, in_a_session, as_a_daemon, while_the_kill_is_on]
+
+
+def start_and_hang(way, child, started):
+    way(child)
+    tasks.hang(started)
+
+
+# ---- Ends of the task ----
+
+
+def time_out(pool, future):
+    assert isinstance(future.exception(DEADLINE), TimeoutError)
+
+
+def cancel(pool, future):
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        future.result(DEADLINE)
+
+
+def stop(pool, future):
+    pool.stop()
+    pool.join()
+    assert future.cancelled()
+
+
+ENDS = [time_out, cancel, stop]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_gone_with_the_task(way, end, started, make_flag):
+    child = make_flag("child")
+    with ProcessPool(max_workers=1, termination_grace=0.2) as pool:
+        timeout = 0.5 if end is time_out else None
+        future = pool.schedule(
+            start_and_hang, args=(way, child, started), timeout=timeout
+        )
+        assert started.wait() and child.wait()
+        end(pool, future)
+        pids = child.numbers(2 if way is while_the_kill_is_on else 1)
+        assert all(gone(pid) for pid in pids)
+
+
+# ---- Standard output, inherited and held ----
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancel", "stop"])
+def test_standard_output_is_let_go(program, end):
+    process = program(f"""
+        import multiprocessing, subprocess, sys, time
+        from pebble import ProcessPool
+
+        def hold_output():
+            subprocess.Popen(["sleep", "1000"], start_new_session=True)
+            time.sleep(1000)
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            pool = ProcessPool(max_workers=1)
+            end = "{end}"
+            future = pool.schedule(hold_output, timeout=0.5 if end == "timeout" else None)
+            while not future.running():
+                time.sleep(0.001)
+            if end == "timeout":
+                future.exception()
+            elif end == "cancel":
+                future.cancel()
+            else:
+                pool.stop()
+            pool.close()
+            pool.join()
+            print("ended", flush=True)
+        """)
+    assert process.end() == (0, "ended\n", "")  # read until nobody holds the pipe

@@ -1,0 +1,132 @@
+"""Rows 5 to 7: tasks that do not mind SIGTERM."""
+
+import concurrent.futures
+import ctypes
+import signal
+import statistics
+import sys
+import time
+
+import pytest
+from pebble import ProcessPool
+
+import tasks
+from support import DEADLINE, gone
+
+GRACE = 0.5
+
+
+def catch_all(started, caught):
+    """Its handler raises SystemExit, which it does not let through."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to"))
+    while True:
+        try:
+            started.set()
+            while True:
+                signal.pause()
+        except BaseException as error:
+            if isinstance(error, SystemExit):
+                caught.set()
+
+
+def catch_once(started, caught):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to"))
+    try:
+        started.set()
+        while True:
+            signal.pause()
+    except BaseException:
+        caught.set()
+    return "caught"
+
+
+def sleep_with_interpreter_lock(seconds):
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+# ---- Ignored ----
+
+
+def round_trip(pool):
+    begin = time.monotonic()
+    assert pool.schedule(tasks.value, args=(1,)).result() == 1
+    return time.monotonic() - begin
+
+
+def test_all_end_at_once_and_others_go_on(make_flag):
+    """Eight in parallel: none waits for another's grace, and neither does the rest of the pool."""
+    flags = [make_flag(f"flag{n}") for n in range(8)]
+    with ProcessPool(max_workers=10, termination_grace=GRACE) as pool:
+        futures = [
+            pool.schedule(tasks.ignore_signals, args=(flag,), timeout=1) for flag in flags
+        ]
+        pids = [flag.number() for flag in flags]
+        begin = time.monotonic()
+        before = [round_trip(pool) for _ in range(100)]
+        during = []
+        while not all(future.done() for future in futures):
+            during.append(round_trip(pool))
+        late = time.monotonic() - begin - 1 - GRACE
+        for future in futures:
+            assert isinstance(future.exception(), concurrent.futures.TimeoutError)
+        assert all(gone(pid) for pid in pids)
+    assert late < 0.5
+    assert statistics.median(during) < 2 * statistics.median(before) + 0.005
+    assert max(during) < GRACE
+
+
+# ---- The interpreter's lock held ----
+
+
+def test_timeout_in_c_code_that_holds_the_lock():
+    delays = []
+    with ProcessPool(max_workers=1) as pool:
+        pool.schedule(int).result()
+        for _ in range(3):
+            begin = time.monotonic()
+            future = pool.schedule(sleep_with_interpreter_lock, args=(30,), timeout=0.1)
+            assert isinstance(future.exception(DEADLINE), concurrent.futures.TimeoutError)
+            delays.append(time.monotonic() - begin - 0.1)
+    assert 0 <= min(delays) < 0.1
+
+
+# ---- SystemExit out of the handler ----
+
+
+@pytest.fixture(params=[catch_all, catch_once])
+def catching(request):
+    return request.param
+
+
+@pytest.fixture
+def pool():
+    with ProcessPool(max_workers=1, termination_grace=GRACE) as pool:
+        yield pool
+
+
+def test_system_exit_caught_at_timeout(pool, catching, started, make_flag):
+    caught = make_flag("caught")
+    future = pool.schedule(catching, args=(started, caught), timeout=0.3)
+    assert isinstance(future.exception(DEADLINE), concurrent.futures.TimeoutError)
+    assert caught.is_set()
+    assert pool.schedule(tasks.value, args=(1,)).result() == 1
+
+
+def test_system_exit_caught_at_cancel(pool, catching, started, make_flag):
+    caught = make_flag("caught")
+    future = pool.schedule(catching, args=(started, caught))
+    assert started.wait()
+    assert future.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(DEADLINE)
+    assert caught.is_set()
+    assert pool.schedule(tasks.value, args=(1,)).result() == 1
+
+
+def test_system_exit_caught_at_stop(pool, catching, started, make_flag):
+    caught = make_flag("caught")
+    future = pool.schedule(catching, args=(started, caught))
+    assert started.wait()
+    pool.stop()
+    pool.join()
+    assert future.cancelled() and caught.is_set()
