@@ -40,6 +40,10 @@ def catch_once(started, caught):
     return "caught"
 
 
+def nothing():
+    pass
+
+
 def sleep_with_interpreter_lock(seconds):
     ctypes.PyDLL(None).sleep(seconds)
 
@@ -81,8 +85,8 @@ def test_all_end_at_once_and_others_go_on(make_flag):
 def test_timeout_in_c_code_that_holds_the_lock():
     delays = []
     with ProcessPool(max_workers=1) as pool:
-        pool.schedule(int).result()
         for _ in range(3):
+            pool.schedule(nothing).result()  # this module has been imported
             begin = time.monotonic()
             future = pool.schedule(sleep_with_interpreter_lock, args=(30,), timeout=0.1)
             assert isinstance(future.exception(DEADLINE), concurrent.futures.TimeoutError)
@@ -101,6 +105,7 @@ def catching(request):
 @pytest.fixture
 def pool():
     with ProcessPool(max_workers=1, termination_grace=GRACE) as pool:
+        pool.schedule(nothing).result()  # this module has been imported
         yield pool
 
 
