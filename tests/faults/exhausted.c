@@ -1,7 +1,6 @@
-/* Row 19: out of memory, descriptors, threads and processes, in the program and in workers, while workers are
- * replaced, tasks are ended, zygotes are lost. By injected faults, each call in turn (see test_faults.c, whose
- * workers live), and by real limits. What must hold each time: a call succeeds or gives a documented error,
- * every future ends, join succeeds, nothing is left. */
+/* Row 19: out of memory, descriptors, threads and processes by real limits, in the program, its zygote and its
+ * workers. (By injected faults: injected.c.) What must hold each time: a call succeeds or gives a documented
+ * error, every future ends, join succeeds, nothing is left. */
 #include "support.h"
 
 #include <errno.h>
@@ -14,16 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "platform/platform.h"
-
 #define SANITIZED (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
 
-static int teardown(void **state) {
-    pebble_test_fault(OS_FAULT_NONE, 0, false);
-    return support_teardown(state);
-}
-
-enum { MIB = 1024 * 1024, MORE_TRIES = 8, NOBODY = 65534 };
+enum { MIB = 1024 * 1024, NOBODY = 65534 };
 
 /* ---- Tasks ---- */
 
@@ -36,13 +28,6 @@ static int square(pebble_task *task, const void *input, size_t input_size) {
 static int leave(pebble_task *task, const void *input, size_t input_size) {
     (void)task, (void)input, (void)input_size;
     _exit(3);
-}
-
-static int stay(pebble_task *task, const void *input, size_t input_size) {
-    (void)task, (void)input, (void)input_size;
-    for (;;)
-        pause();
-    return 0;
 }
 
 static int tell_size(pebble_task *task, const void *input, size_t input_size) {
@@ -81,161 +66,40 @@ static bool is_refusal(pebble_error error) {
 }
 
 typedef struct scenario {
-    os_fault kind;
-    unsigned nth;
-    pebble_start_method method;
+    int more;    /* so many of it are left */
     bool broken; /* something was not as it must be */
 } scenario;
 
 static void complain(scenario *run, const char *what, pebble_error error) {
-    static const char *const names[OS_FAULT_KINDS] = {"no",   "alloc",  "shared", "fd",
-                                                      "fork", "thread", "message"};
-    print_error("start method %d, %s fault %u: %s: %s (%s)\n", (int)run->method,
-                names[run->kind], run->nth, what, pebble_error_name(error),
+    print_error("with %d more: %s: %s (%s)\n", run->more, what, pebble_error_name(error),
                 pebble_error_message());
     run->broken = true;
 }
 
 /* NULL if it was refused. */
 static pebble_future *try_schedule(scenario *run, pebble_pool *pool,
-                                   pebble_function function, int input,
-                                   int64_t timeout_ns) {
+                                   pebble_function function, int input) {
     pebble_future *future = NULL;
-    pebble_error error =
-        pebble_schedule(pool, function, &input, sizeof input, timeout_ns, &future);
+    pebble_error error = pebble_schedule(pool, function, &input, sizeof input, 0, &future);
     if (error != PEBBLE_OK && !is_refusal(error))
         complain(run, "schedule", error);
     return future;
 }
 
-/* It ended as it should, or for want of something, be that in its worker or zygote, which then died. */
+/* It ended as it should, or for want of something. */
 static void expect_one_of(scenario *run, const char *what, pebble_future *future,
                           pebble_error expected) {
     if (future == NULL)
         return;
     pebble_error error = pebble_future_result(future, DEADLINE_NS, NULL, NULL);
-    if (error != expected && !is_refusal(error) && error != PEBBLE_ERR_TASK_EXPIRED &&
-        error != PEBBLE_ERR_TASK_FAILED)
+    if (error != expected && !is_refusal(error))
         complain(run, what, error);
     else if (error != PEBBLE_OK && pebble_future_failure(future) == NULL)
         complain(run, "no failure", error);
     pebble_future_unref(future);
 }
 
-/* ---- Each call in turn, while workers come and go ---- */
-
-static void run_one(scenario *run, pebble_pool *pool, const char *what,
-                    pebble_function function, int64_t timeout_ns, pebble_error expected) {
-    expect_one_of(run, what, try_schedule(run, pool, function, 7, timeout_ns), expected);
-}
-
-static void cancel_one(scenario *run, pebble_pool *pool) {
-    pebble_future *future = try_schedule(run, pool, stay, 0, 0);
-    if (future != NULL)
-        pebble_future_cancel(future);
-    expect_one_of(run, "a cancelled task", future, PEBBLE_ERR_TASK_CANCELLED);
-}
-
-static void kill_zygote(void) {
-    pid_t zygote;
-    if (process_children(getpid(), &zygote, 1) == 1)
-        kill(zygote, SIGKILL);
-}
-
-static void use_pool(scenario *run, pebble_pool *pool) {
-    enum { QUEUED = 4 };
-    pebble_future *futures[QUEUED];
-    run_one(run, pool, "the first task", square, 0, PEBBLE_OK);
-    run_one(run, pool, "a task that exits", leave, 0, PEBBLE_ERR_TASK_EXPIRED);
-    run_one(run, pool, "a task behind it", square, 0, PEBBLE_OK);
-    run_one(run, pool, "a task that times out", stay, PEBBLE_MILLISECONDS(3),
-            PEBBLE_ERR_TASK_TIMEOUT);
-    cancel_one(run, pool);
-    kill_zygote();
-    run_one(run, pool, "a task after the zygote's loss", square, 0, PEBBLE_OK);
-    for (int i = 0; i < QUEUED; i++)
-        futures[i] = try_schedule(run, pool, stay, 0, 0);
-    pebble_error error = pebble_pool_stop(pool);
-    if (error != PEBBLE_OK)
-        complain(run, "stop", error);
-    for (int i = 0; i < QUEUED; i++)
-        expect_one_of(run, "a stopped task", futures[i], PEBBLE_ERR_TASK_CANCELLED);
-    error = pebble_pool_join(pool, DEADLINE_NS);
-    if (error != PEBBLE_OK)
-        complain(run, "join", error);
-}
-
-/* Returns how many calls of the kind there were in this process. */
-static unsigned run_scenario(scenario *run) {
-    pebble_pool *pool = NULL;
-    pebble_test_fault(run->kind, run->nth, false);
-    pebble_error error = pebble_process_pool_new(
-        PEBBLE_POOL_OPTIONS(.max_workers = 2, .max_tasks = 3, .start_method = run->method,
-                            .termination_grace_ns = PEBBLE_MILLISECONDS(20)),
-        &pool);
-    if (error == PEBBLE_OK)
-        use_pool(run, pool);
-    else if (!is_refusal(error))
-        complain(run, "new", error);
-    unsigned calls = pebble_test_fault_calls();
-    pebble_test_fault(OS_FAULT_NONE, 0, false);
-    pebble_pool_free(pool);
-    return calls;
-}
-
-/* The calls of zygotes and workers, which count on by themselves, may be more than the program's. */
-static void check_kind(os_fault kind, pebble_start_method method) {
-    unsigned calls = 0;
-    bool broken = false;
-    for (unsigned nth = 1; nth <= calls + MORE_TRIES; nth++) {
-        scenario run = {.kind = kind, .nth = nth, .method = method};
-        if (run_scenario(&run) >= nth)
-            calls = nth;
-        broken |= run.broken;
-    }
-    print_message("%u calls\n", calls);
-    assert_false(broken);
-}
-
-#define EACH(name, kind)                                                                 \
-    static void test_each_##name(void **state) {                                         \
-        (void)state;                                                                     \
-        check_kind(kind, PEBBLE_START_FORK);                                             \
-    }
-EACH(allocation, OS_FAULT_ALLOC)
-EACH(shared_memory, OS_FAULT_SHARED)
-EACH(descriptor, OS_FAULT_FD)
-EACH(fork, OS_FAULT_FORK)
-EACH(thread, OS_FAULT_THREAD)
-EACH(message, OS_FAULT_MESSAGE)
-
-/* ---- For a while ---- */
-
-/* What a running pool wanted when there was none is done when there is again. */
-static void check_for_a_while(os_fault kind) {
-    int number = 9;
-    scenario run = {.kind = kind, .nth = 1};
-    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
-    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
-    pebble_future *leaves = schedule(pool, leave, NULL, 0, 0);
-    pebble_future *waits = schedule(pool, square, &number, sizeof number, 0);
-    pebble_test_fault(kind, 1, true);
-    expect_one_of(&run, "a task that exits", leaves, PEBBLE_ERR_TASK_EXPIRED);
-    usleep(50 * 1000);
-    pebble_test_fault(OS_FAULT_NONE, 0, false);
-    assert_false(run.broken);
-    assert_int_equal(take_int(waits), 81);
-    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
-    close_join_free(pool);
-}
-
-static void test_none_for_a_while(void **state) {
-    (void)state;
-    for (int kind = OS_FAULT_ALLOC; kind < OS_FAULT_KINDS; kind++)
-        check_for_a_while((os_fault)kind);
-}
-
-/* ---- Real limits: descriptors ---- */
+/* ---- Descriptors ---- */
 
 static void limit(pid_t pid, __rlimit_resource_t resource, rlim_t value,
                   struct rlimit *before) {
@@ -258,15 +122,15 @@ static int lowest_free_descriptor(void) {
 /* With room for so many more. */
 static void check_descriptors(int more) {
     struct rlimit before;
-    scenario run = {.nth = (unsigned)more};
+    scenario run = {.more = more};
     pebble_pool *pool = NULL;
     pebble_future *first = NULL, *second = NULL;
     limit(0, RLIMIT_NOFILE, (rlim_t)(lowest_free_descriptor() + more), &before);
     pebble_error error =
         pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 2), &pool);
     if (error == PEBBLE_OK) {
-        first = try_schedule(&run, pool, leave, 0, 0);
-        second = try_schedule(&run, pool, square, 5, 0);
+        first = try_schedule(&run, pool, leave, 0);
+        second = try_schedule(&run, pool, square, 5);
         if (first != NULL)
             pebble_future_wait(first, PEBBLE_MILLISECONDS(30));
     } else if (!is_refusal(error)) {
@@ -313,7 +177,7 @@ static void test_no_descriptors_in_the_zygote(void **state) {
     close_join_free(pool);
 }
 
-/* ---- Real limits: processes and threads, which count for a user ---- */
+/* ---- Processes and threads, which count for a user ---- */
 
 /* So many processes and threads more may be made. */
 static void limit_processes(rlim_t more) {
@@ -324,7 +188,7 @@ static void limit_processes(rlim_t more) {
 
 static int use_few_processes(void *context) {
     int more = *(int *)context;
-    scenario run = {.kind = OS_FAULT_FORK, .nth = (unsigned)more};
+    scenario run = {.more = more};
     pebble_pool *pool = NULL;
     pebble_future *futures[3];
     if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
@@ -335,7 +199,7 @@ static int use_few_processes(void *context) {
     if (error != PEBBLE_OK)
         return is_refusal(error) ? 0 : 3;
     for (int i = 0; i < 3; i++)
-        futures[i] = try_schedule(&run, pool, i == 1 ? leave : square, i, 0);
+        futures[i] = try_schedule(&run, pool, i == 1 ? leave : square, i);
     for (int i = 0; i < 3; i++)
         expect_one_of(&run, "a task", futures[i],
                       i == 1 ? PEBBLE_ERR_TASK_EXPIRED : PEBBLE_OK);
@@ -410,7 +274,7 @@ static void test_no_processes_for_a_while(void **state) {
     assert_int_equal(program_wait(program_start(replace_worker_later, NULL)), 0);
 }
 
-/* ---- Real limits: memory ---- */
+/* ---- Memory ---- */
 
 static size_t address_space(void) {
     unsigned long pages = 0;
@@ -547,27 +411,17 @@ static void test_memory_of_a_control_group(void **state) {
     assert_true(wait_until(group_is_removed, NULL));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(test_##name, support_setup, teardown)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(each_allocation),
-        TEST(each_shared_memory),
-        TEST(each_descriptor),
-        TEST(each_fork),
-        TEST(each_thread),
-        TEST(each_message),
-        TEST(none_for_a_while),
-        TEST(no_descriptors_in_the_program),
-        TEST(no_descriptors_in_the_zygote),
-        TEST(few_processes),
-        TEST(few_threads),
-        TEST(no_processes_for_a_while),
-        TEST(little_memory_in_a_worker),
-        TEST(little_memory_in_the_program),
-        TEST(memory_of_a_control_group),
+        supported_test(test_no_descriptors_in_the_program),
+        supported_test(test_no_descriptors_in_the_zygote),
+        supported_test(test_few_processes),
+        supported_test(test_few_threads),
+        supported_test(test_no_processes_for_a_while),
+        supported_test(test_little_memory_in_a_worker),
+        supported_test(test_little_memory_in_the_program),
+        supported_test(test_memory_of_a_control_group),
     };
-    pebble_worker_main();
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests_name("exhausted", tests, NULL, NULL);
 }
