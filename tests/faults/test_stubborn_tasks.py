@@ -61,13 +61,12 @@ def test_all_end_at_once_and_others_go_on(make_flag):
     """Eight in parallel: none waits for another's grace, and neither does the rest of the pool."""
     flags = [make_flag(f"flag{n}") for n in range(8)]
     with ProcessPool(max_workers=10, termination_grace=GRACE) as pool:
+        before = [round_trip(pool) for _ in range(100)]
         futures = [
             pool.schedule(tasks.ignore_signals, args=(flag,), timeout=1) for flag in flags
         ]
         pids = [flag.number() for flag in flags]
-        begin = time.monotonic()
-        before = [round_trip(pool) for _ in range(100)]
-        during = []
+        begin, during = time.monotonic(), [round_trip(pool)]
         while not all(future.done() for future in futures):
             during.append(round_trip(pool))
         late = time.monotonic() - begin - 1 - GRACE
