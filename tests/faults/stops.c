@@ -10,13 +10,14 @@
 
 #include "platform/platform.h"
 
+#define SANITIZED (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
 #define SOON_NS PEBBLE_SECONDS(5)
 
 enum {
     MIB = 1024 * 1024,
     TASKS = 50,
     INPUT_SIZE = 8 * MIB, /* a million pointers */
-    POOLS = 20,
+    POOLS = SANITIZED ? 8 : 20,
     WAITERS = 4,
 };
 
