@@ -30,7 +30,7 @@
 
 /* Losses without a task's end between them after which the pool is broken. That one was killed by
  * somebody else says little of the next: it counts less than one that ended by itself. */
-enum { LOSS_BY_KILL = 1, LOSS_BY_ITSELF = 10, ZYGOTES_LOST_MAX = 50 };
+enum { LOSS_BY_KILL = 1, LOSS_BY_ITSELF = 100, ZYGOTES_LOST_MAX = 500 };
 
 /* ---- Starting ---- */
 

@@ -63,7 +63,7 @@ PROGRAM = """
             begin, wall = time.monotonic(), time.time()
             futures = [pool.schedule(hang, timeout=0.4), pool.schedule(hang, timeout=0.8)]
             lasting = pool.schedule(sleep, args=(1.2,), timeout=60)
-            while not all(future.running() for future in futures + [lasting]):
+            while not all(future.running() or future.done() for future in futures + [lasting]):
                 time.sleep(0.001)
             set_clock(SHIFT)
             pool.schedule(set_clock, args=(SHIFT,)).result()

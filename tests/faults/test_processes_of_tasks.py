@@ -11,6 +11,10 @@ from pebble import ProcessPool
 import tasks
 from support import DEADLINE, gone
 
+def nothing():
+    pass
+
+
 # ---- Ways to start a process; each tells its number ----
 
 
@@ -89,6 +93,7 @@ ENDS = [time_out, cancel, stop]
 def test_gone_with_the_task(way, end, started, make_flag):
     child = make_flag("child")
     with ProcessPool(max_workers=1, termination_grace=0.2) as pool:
+        pool.schedule(nothing).result()  # this module has been imported: timeouts are the task's own
         timeout = 0.5 if end is time_out else None
         future = pool.schedule(
             start_and_hang, args=(way, child, started), timeout=timeout

@@ -18,7 +18,7 @@ from support import children, eventually
 @pytest.fixture
 def long(start_method):
     """The length of a queue: if it is not forked from the tests, each worker imports the tasks."""
-    return 200 if start_method == "fork" else 20
+    return 100 if start_method == "fork" else 20
 
 
 @pytest.fixture(params=[1, 2])
