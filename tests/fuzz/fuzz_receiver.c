@@ -61,6 +61,10 @@ void os_free(void *memory) {
     free(memory);
 }
 
+void os_expect_large_blocks(size_t size) {
+    (void)size;
+}
+
 /* ---- The input ---- */
 
 typedef struct steps {
