@@ -22,6 +22,30 @@ run_counted() {
     fi
 }
 
+# start_counted LOG COMMAND...: as run_counted, but beside others. finish_counted waits for all that were
+# started, shows them one after another and adds their counts.
+started=()
+start_counted() {
+    local log=$1
+    shift
+    started+=("$log")
+    rm -f "$log.failed"
+    { "$@" || touch "$log.failed"; } >"$log.out" 2>&1 &
+}
+
+show_started() {
+    cat "$1.out"
+    [ ! -e "$1.failed" ]
+}
+
+finish_counted() {
+    local log
+    wait
+    for log in "${started[@]}"; do
+        run_counted "$log" show_started "$log"
+    done
+}
+
 # Prints the sum. False if something failed or nothing passed.
 print_counts() {
     local summary="$passed passed, $failed failed"

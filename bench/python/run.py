@@ -3,9 +3,9 @@
     run.py --ours PYTHON --peers PYTHON --json FILE [--rounds N] [--only TEXT]
 
 PYTHON: interpreters of the same version, one with our package, one with the peers (Pebble of the registry
-has the same name). With --only the other rows and curves in FILE stay. Each measurement is a fresh process; the contenders of a row take turns, round by
+has the same name). Each measurement is a fresh process; the contenders of a row take turns, round by
 round. The figures are medians; a ratio over 1 says how many times faster (smaller) ours is. FILE gets
-every number, with what it was measured on.
+every number, with what it was measured on; with --only its other rows and curves stay.
 """
 
 import argparse

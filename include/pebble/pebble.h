@@ -420,7 +420,7 @@ PEBBLE_API pebble_error pebble_future_add_callback(pebble_future *future,
  * language's futures) and does not block: it is called in a thread of the pool for such, so that a
  * done-callback that blocks does not hold it up. */
 PEBBLE_API pebble_error pebble_future_add_waker(pebble_future *future,
-                                                pebble_callback waker, void *context);
+                                                pebble_callback callback, void *context);
 
 /* Adds a reference; returns future. */
 PEBBLE_API pebble_future *pebble_future_ref(pebble_future *future);

@@ -51,9 +51,6 @@ class _Program(multiprocessing.process._ParentProcess):  # type: ignore[name-def
         return self._sentinel
 
 
-_executed = False
-"""True in a process that was executed for a pool (main())."""
-
 _prepared_by = 0
 """The process that ran prepare_workers() last."""
 
@@ -77,9 +74,9 @@ def start_process(name: str) -> None:
     parent = os.getppid()
     if _prepared_by not in (parent, os.getpid()):
         prepare_workers()
-    if _executed:  # the engine has forgotten them; programs that a task starts are no workers
-        for variable in ("WORKER", "ZYGOTE", "DATA"):
-            os.environ.pop(f"PEBBLE_INTERNAL_{variable}", None)
+    # The engine has forgotten how it was executed; programs that a task starts are no workers.
+    for variable in [each for each in os.environ if each.startswith("PEBBLE_INTERNAL_")]:
+        del os.environ[variable]
     worker: Any = multiprocessing.process.current_process()
     worker._name = name
     worker._parent_pid = parent
@@ -150,13 +147,12 @@ def find_decorated(module: str, path: str, wrapper: Any = None) -> Callable[...,
 
 def main() -> None:
     """What an executed process runs: it becomes like the program, then serves the pool."""
-    global _program, _executed
+    global _program
     data = _engine.worker_data()
     if data is None:
         raise SystemExit("pebble: this module is not to be run")
     pid, name, preparation = pickle.loads(data)
     _program = (pid, name)
-    _executed = True
     prepare_workers()
     _engine.serve(_prepare(preparation), preparation["start_method"] == "spawn")
 

@@ -397,9 +397,9 @@ pebble_error pebble_future_add_callback(pebble_future *future, pebble_callback c
     return add_callback(future, callback, context, false, "pebble_future_add_callback");
 }
 
-pebble_error pebble_future_add_waker(pebble_future *future, pebble_callback waker,
+pebble_error pebble_future_add_waker(pebble_future *future, pebble_callback callback,
                                      void *context) {
-    return add_callback(future, waker, context, true, "pebble_future_add_waker");
+    return add_callback(future, callback, context, true, "pebble_future_add_waker");
 }
 
 pebble_future *pebble_future_ref(pebble_future *future) {

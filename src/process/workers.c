@@ -527,6 +527,11 @@ void worker_kill(process_worker *worker) {
               after(worker->pool->base.settings.termination_grace_ns, kill_margin_ns));
 }
 
+static void mark_stopping(pebble_future *future, stop_reason reason) {
+    future->stop_reason = (uint8_t)reason;
+    atomic_fetch_or(&future->word, FUTURE_STOPPING);
+}
+
 bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason reason,
                       bool sure) {
     worker_withdraw(worker, future);
@@ -536,8 +541,7 @@ bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason
         dispatch(worker->pool);
         return false;
     }
-    future->stop_reason = (uint8_t)reason;
-    atomic_fetch_or(&future->word, FUTURE_STOPPING);
+    mark_stopping(future, reason);
     worker_kill(worker);
     dispatch(worker->pool);
     return true;
@@ -551,10 +555,8 @@ static void stop_what_is_left(process_worker *worker, stop_reason reason) {
     for (uint64_t sequence = worker->first; sequence < worker->sender.sequence;
          sequence++) {
         pebble_future *future = worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
-        if (future == NULL || future->kind == TASK_INITIALIZER)
-            continue;
-        future->stop_reason = (uint8_t)reason;
-        atomic_fetch_or(&future->word, FUTURE_STOPPING);
+        if (future != NULL && future->kind != TASK_INITIALIZER)
+            mark_stopping(future, reason);
     }
 }
 

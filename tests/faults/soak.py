@@ -32,7 +32,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from pebble import ProcessExpired, ProcessPool  # noqa: E402
 
 import tasks  # noqa: E402
-from support import descendants, eventually, helper_of_multiprocessing  # noqa: E402
+from support import descendants, eventually, helper_of_multiprocessing, parent  # noqa: E402
 
 WORKERS = 4
 THREADS = 4
@@ -269,14 +269,6 @@ class Soak:
 
 
 # ---- What must be as before ----
-
-
-def parent(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return int(stat.read().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def memory_in_use():

@@ -9,9 +9,9 @@ import pytest
 from pebble import ProcessExpired, ProcessPool
 
 import tasks
-from support import DEADLINE, eventually, gone, kill
+from support import DEADLINE, eventually, gone, kill, state
 
-MEBIBYTE = 1 << 20
+MIB = 1 << 20
 
 
 class StopsWhilePickled:
@@ -36,11 +36,6 @@ def resident(pid):
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def is_stopped(pid):
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[0] == "T"
-
-
 @pytest.fixture
 def pool():
     with ProcessPool(max_workers=2) as pool:
@@ -60,29 +55,29 @@ def test_killed_while_it_receives():
     with ProcessPool(max_workers=1) as pool:
         pid = pool.schedule(tasks.process_id).result()
         before = resident(pid)
-        future = pool.schedule(len, args=(bytes(400 * MEBIBYTE),))
-        assert eventually(lambda: resident(pid) > before + 20 * MEBIBYTE)
+        future = pool.schedule(len, args=(bytes(400 * MIB),))
+        assert eventually(lambda: resident(pid) > before + 20 * MIB)
         kill(pid, signal.SIGSTOP)
         assert not future.done()
         kill(pid)
         assert_expired(future, signal.SIGKILL, pid)
-        assert pool.schedule(len, args=(bytes(MEBIBYTE),)).result() == MEBIBYTE
+        assert pool.schedule(len, args=(bytes(MIB),)).result() == MIB
 
 
 def test_killed_while_it_sends(pool, started):
-    future = pool.schedule(send, args=(400 * MEBIBYTE, started, signal.SIGKILL))
+    future = pool.schedule(send, args=(400 * MIB, started, signal.SIGKILL))
     assert_expired(future, signal.SIGKILL, started.number())
-    assert len(pool.schedule(bytes, args=(MEBIBYTE,)).result()) == MEBIBYTE
+    assert len(pool.schedule(bytes, args=(MIB,)).result()) == MIB
 
 
 # ---- Stopped halfway ----
 
 
 def stop_halfway(pool, started, timeout=None):
-    arguments = (40 * MEBIBYTE, started, signal.SIGSTOP)
+    arguments = (40 * MIB, started, signal.SIGSTOP)
     future = pool.schedule(send, args=arguments, timeout=timeout)
     pid = started.number()
-    assert eventually(lambda: is_stopped(pid))
+    assert eventually(lambda: state(pid) == "T")
     return future, pid
 
 
@@ -132,7 +127,7 @@ def test_pools_stopped_amid_large_results():
     worst = 0
     for n in range(20):
         pool = ProcessPool(max_workers=2)
-        futures = [pool.schedule(bytes, args=(8 * MEBIBYTE,)) for _ in range(6)]
+        futures = [pool.schedule(bytes, args=(8 * MIB,)) for _ in range(6)]
         futures[n % 3].result()
         begin = time.monotonic()
         pool.stop()
@@ -140,5 +135,5 @@ def test_pools_stopped_amid_large_results():
         worst = max(worst, time.monotonic() - begin)
         for future in futures:
             assert future.done()
-            assert future.cancelled() or len(future.result()) == 8 * MEBIBYTE
+            assert future.cancelled() or len(future.result()) == 8 * MIB
     assert worst < 5

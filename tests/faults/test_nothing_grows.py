@@ -8,7 +8,7 @@ import pytest
 from pebble import ProcessExpired, ProcessPool
 
 import tasks
-from support import children, descendants, eventually
+from support import children, descendants, eventually, state
 
 pytestmark = pytest.mark.memory
 
@@ -49,14 +49,6 @@ def used(pid):
 
 def zombies():
     return [pid for pid in descendants() if state(pid) == "Z"]
-
-
-def state(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 @pytest.mark.timeout(120)

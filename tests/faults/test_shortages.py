@@ -190,14 +190,13 @@ def test_passing_shortage_in_the_zygote(run):
         import multiprocessing, os, resource, signal, sys, time
         import tasks
         from pebble import ProcessPool
-        from support import children, eventually
+        from support import children, parent
 
         if __name__ == "__main__":
             multiprocessing.set_start_method(sys.argv[1])
             with ProcessPool(max_workers=1) as pool:
                 (worker,) = {pool.schedule(tasks.process_id).result() for _ in range(2)}
-                with open(f"/proc/{worker}/stat") as stat:
-                    zygote = int(stat.read().rpartition(")")[2].split()[1])
+                zygote = parent(worker)
                 with open(f"/proc/{zygote}/statm") as statm:
                     size = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
                 for room in range(0, 8 << 20, 1 << 20):

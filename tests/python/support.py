@@ -111,6 +111,25 @@ def command_line(pid):
         return ""
 
 
+def _status(pid, place):
+    """Of /proc/PID/stat, counted from behind the name; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[place]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def state(pid):
+    """A letter: "S" for sleeping, "T" stopped, "Z" a zombie."""
+    return _status(pid, 0)
+
+
+def parent(pid):
+    number = _status(pid, 1)
+    return number and int(number)
+
+
 def helper_of_multiprocessing(pid):
     line = command_line(pid)
     return (
@@ -130,9 +149,8 @@ def run_time(pid, thread):
 
 def is_waiting(pid):
     """True if the process's first thread sleeps, and sleeps on."""
-    with open(f"/proc/{pid}/task/{pid}/stat") as stat:
-        if stat.read().rpartition(")")[2].split()[0] != "S":
-            return False
+    if state(pid) != "S":
+        return False
     before = run_time(pid, pid)
     time.sleep(0.02)
     return run_time(pid, pid) == before
