@@ -67,9 +67,11 @@ def test_not_even_memory_for_the_error():
 
 
 @pytest.mark.parametrize("room", [0, 8, 20, 36, 100])
-def test_result(room):
-    """A result of 16 MiB, with memory for less (beside what is kept), for it alone, for it and its copy."""
-    with ProcessPool(max_workers=1) as pool:
+def test_result(room, start_method):
+    """A result of 16 MiB, with memory for less, for it alone, for it and its copy. The worker must not
+    have inherited what this program has freed and its allocator keeps."""
+    clean = "forkserver" if start_method == "fork" else start_method
+    with ProcessPool(max_workers=1, context=clean) as pool:
         future = pool.schedule(make_result, args=(room * MIB, 16 * MIB))
         if future.exception() is None:
             assert room > 16 and future.result() == b"x" * 16 * MIB
