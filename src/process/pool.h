@@ -306,7 +306,7 @@ void worker_damaged(process_worker *worker);
 void worker_died(process_worker *worker, int status, int error);
 void worker_gone(process_worker *worker);
 
-/* The zygote has sent SIGKILL to it. */
+/* The zygote is killing it and its tree, however large that is. */
 void worker_kill_sent(process_worker *worker);
 
 /* The initializer of a worker has ended. Under the lock. */

@@ -1,3 +1,19 @@
+/* A walk visits each process of a tree once: it signals it and lists its children, which are then
+ * visited in their turn.
+ *
+ * Numbers are reused. A number on a list is taken for the process that was listed as long as what
+ * has it started no later than that: to pass to another within one tick of the clock, all numbers
+ * would have to be handed out in it. That is asked after a pidfd has pinned the process, the signal
+ * goes through the pidfd, and its children count only if it is still unreaped when they are listed.
+ *
+ * SIGTERM: children are listed before the signal, so that what its end leaves behind is known. What
+ * is forked between the two is not found; SIGKILL finds it.
+ *
+ * SIGKILL: children are listed after the signal, since a process with a SIGKILL on its way forks no
+ * more. If it has died by then, its children have become the root's, which is looked at again until
+ * nothing new is found. (Or those of a subreaper among the descendants, visited already. They become
+ * the zygote's when that dies, which looks for such, see zygote.c.)
+ */
 #include "process/tree.h"
 
 #include <ctype.h>
@@ -8,68 +24,52 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
 
 enum {
     PATH_SIZE = 64,
-    DEPTH_MAX = 4096,  /* of the way up from a process to its root */
-    ROUNDS_MAX = 1000, /* of killing what keeps forking */
+    VISITS = 16 /* a step */
 };
-
-void pid_list_fini(pid_list *list) {
-    os_free(list->pids);
-    *list = (pid_list){0};
-}
-
-bool pid_list_has(const pid_list *list, pid_t pid) {
-    for (size_t i = 0; i < list->count; i++) {
-        if (list->pids[i] == pid)
-            return true;
-    }
-    return false;
-}
-
-void pid_list_add(pid_list *list, pid_t pid) {
-    if (list->count == list->capacity) {
-        size_t capacity = list->capacity > 0 ? list->capacity * 2 : 16;
-        pid_t *pids = os_realloc(list->pids, capacity * sizeof *pids);
-        if (pids == NULL)
-            return;
-        list->pids = pids;
-        list->capacity = capacity;
-    }
-    list->pids[list->count++] = pid;
-}
-
-void pid_list_remove(pid_list *list, pid_t pid) {
-    size_t kept = 0;
-    for (size_t i = 0; i < list->count; i++) {
-        if (list->pids[i] != pid)
-            list->pids[kept++] = list->pids[i];
-    }
-    list->count = kept;
-}
 
 /* ---- Reading /proc ---- */
 
-/* The parent of a process, 0 if it has none or has been reaped. */
-static pid_t parent_of(pid_t pid) {
+typedef struct process_facts {
+    pid_t parent;
+    long threads;
+    int64_t start_ticks; /* since the system's start */
+} process_facts;
+
+static int64_t now_ticks(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    int64_t per_second = sysconf(_SC_CLK_TCK);
+    return now.tv_sec * per_second + now.tv_nsec / (1000000000 / per_second);
+}
+
+/* False if it has been reaped. */
+static bool read_facts(pid_t pid, process_facts *facts) {
     char path[PATH_SIZE], text[512];
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return 0;
+        return false;
     ssize_t size = read(fd, text, sizeof text - 1);
     close(fd);
     text[size > 0 ? size : 0] = '\0';
     char *name_end = strrchr(text, ')'); /* the name may hold anything, also ')' */
-    char state;
-    int parent;
-    return name_end != NULL && sscanf(name_end + 1, " %c %d", &state, &parent) == 2
-               ? parent
-               : 0;
+    long long start_ticks;
+    /* proc(5): state, parent, 15 others, threads, one other, start */
+    if (name_end == NULL ||
+        sscanf(name_end + 1,
+               " %*c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %ld "
+               "%*s %lld",
+               &facts->parent, &facts->threads, &start_ticks) != 3)
+        return false;
+    facts->start_ticks = start_ticks;
+    return true;
 }
 
 /* Calls visit for each number that names an entry of a directory. */
@@ -88,7 +88,7 @@ static bool each_number(const char *path, void (*visit)(pid_t, void *), void *co
 
 typedef struct child_search {
     pid_t parent;
-    pid_list *found;
+    pid_set *found;
     bool listed; /* the kernel keeps lists of children */
 } child_search;
 
@@ -102,18 +102,19 @@ static void add_of_thread(pid_t thread, void *context) {
     FILE *file = fopen(path, "re");
     search->listed |= file != NULL;
     while (file != NULL && fscanf(file, "%d", &child) == 1)
-        pid_list_add(search->found, child);
+        pid_set_add(search->found, child);
     if (file != NULL)
         fclose(file);
 }
 
 static void add_if_child(pid_t pid, void *context) {
     child_search *search = context;
-    if (parent_of(pid) == search->parent)
-        pid_list_add(search->found, pid);
+    process_facts facts;
+    if (read_facts(pid, &facts) && facts.parent == search->parent)
+        pid_set_add(search->found, pid);
 }
 
-void tree_children(pid_t pid, pid_list *children) {
+void tree_children(pid_t pid, pid_set *children) {
     char path[PATH_SIZE];
     child_search search = {.parent = pid, .found = children};
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
@@ -122,57 +123,119 @@ void tree_children(pid_t pid, pid_list *children) {
         each_number("/proc", add_if_child, &search);
 }
 
-void tree_descendants(pid_t pid, pid_list *descendants) {
-    size_t next = descendants->count;
-    tree_children(pid, descendants);
-    for (; next < descendants->count; next++)
-        tree_children(descendants->pids[next], descendants);
+/* As tree_children(), faster for a process with a single thread. */
+static void list_children(pid_t pid, long threads, pid_set *children) {
+    child_search search = {.parent = pid, .found = children};
+    if (threads == 1)
+        add_of_thread(pid, &search);
+    if (!search.listed)
+        tree_children(pid, children);
 }
 
-/* ---- Signalling ---- */
+/* ---- Visiting ---- */
 
-static bool descends_from(pid_t pid, pid_t root) {
-    for (int depth = 0; depth < DEPTH_MAX && pid > 1; depth++) {
-        if (pid == root)
-            return true;
-        pid = parent_of(pid);
-    }
-    return false;
+static bool has_room(tree_walk *walk) {
+    if (walk->queue_next == walk->queue_count)
+        walk->queue_next = walk->queue_count = 0;
+    if (walk->queue_count < walk->queue_capacity)
+        return true;
+    size_t capacity = walk->queue_capacity > 0 ? walk->queue_capacity * 2 : 16;
+    tree_member *queue = os_realloc(walk->queue, capacity * sizeof *queue);
+    if (queue == NULL)
+        return false;
+    walk->queue = queue;
+    walk->queue_capacity = capacity;
+    return true;
 }
 
-void tree_signal(pid_t pid, pid_t root, int signal) {
+void tree_walk_add(tree_walk *walk, pid_t pid) {
+    if (has_room(walk) && pid_set_add(&walk->members, pid))
+        walk->queue[walk->queue_count++] =
+            (tree_member){.pid = pid, .seen_ticks = now_ticks()};
+}
+
+static void add_all(tree_walk *walk, const pid_set *children) {
+    for (size_t i = 0; i < children->count; i++)
+        tree_walk_add(walk, children->pids[i]);
+}
+
+/* Its error is what became of the signal; ESRCH: it has been reaped. Without a pidfd, since no
+ * descriptors are left, by the number. */
+static int send_to(pid_t pid, int fd, int signal) {
+    if (fd >= 0)
+        return os_process_signal(fd, signal);
+    return kill(pid, signal) == 0 ? 0 : errno;
+}
+
+static void visit_pinned(tree_walk *walk, pid_t pid, int fd, const process_facts *facts) {
+    pid_set children = {0};
+    int error = walk->signal == SIGKILL ? send_to(pid, fd, SIGKILL) : 0;
+    list_children(pid, facts->threads, &children);
+    if (walk->signal == SIGKILL ? send_to(pid, fd, 0) != ESRCH
+                                : send_to(pid, fd, walk->signal) != ESRCH)
+        add_all(walk, &children);
+    if (walk->signal != SIGKILL)
+        send_to(pid, fd, SIGCONT);
+    if (error == EPERM && walk->refused != NULL && facts->parent == getpid())
+        pid_set_add(walk->refused, pid);
+    pid_set_fini(&children);
+}
+
+static void visit(tree_walk *walk, tree_member member) {
+    process_facts facts;
     int fd = -1;
-    if (os_process_open(pid, &fd) != 0) {
-        /* No descriptors left, or it has gone. A number that still descends from root is not a
-         * stranger's yet. */
-        if (descends_from(pid, root))
-            kill(pid, signal);
+    os_process_open(member.pid, &fd);
+    if (read_facts(member.pid, &facts) && facts.start_ticks <= member.seen_ticks)
+        visit_pinned(walk, member.pid, fd, &facts);
+    if (fd >= 0)
+        os_fd_close(fd);
+}
+
+/* It has been stopped before. When a look finds nobody new, everybody has a SIGKILL. */
+static void visit_root(tree_walk *walk) {
+    pid_set children = {0};
+    tree_children(walk->root, &children);
+    add_all(walk, &children);
+    pid_set_fini(&children);
+    if (walk->queue_next < walk->queue_count)
+        return;
+    kill(walk->root, SIGKILL);
+    walk->root = 0;
+}
+
+void tree_walk_step(tree_walk *walk) {
+    for (int i = 0; i < VISITS && walk->queue_next < walk->queue_count; i++)
+        visit(walk, walk->queue[walk->queue_next++]);
+    if (walk->queue_next == walk->queue_count && walk->root != 0)
+        visit_root(walk);
+}
+
+bool tree_walk_done(const tree_walk *walk) {
+    return walk->queue_next == walk->queue_count && walk->root == 0;
+}
+
+void tree_walk_start(tree_walk *walk, pid_t root, int signal) {
+    pid_set children = {0};
+    tree_walk_fini(walk);
+    walk->signal = signal;
+    walk->root = signal == SIGKILL ? root : 0;
+    if (signal == SIGKILL) {
+        kill(root, SIGSTOP); /* unreaped: the number is its own */
         return;
     }
-    if (descends_from(pid, root))
-        os_process_signal(fd, signal);
-    os_fd_close(fd);
+    tree_children(root, &children);
+    add_all(walk, &children);
+    pid_set_fini(&children);
+    kill(root, signal);
+    kill(root, SIGCONT); /* a stopped process takes its signal only when it goes on */
 }
 
-bool tree_kill(pid_t pid) {
-    /* A stopped process forks no more, nor does one with a SIGKILL on its way: when a round finds
-     * nobody new, everybody has one. */
-    pid_list killed = {0};
-    bool found_new = true;
-    kill(pid, SIGSTOP); /* unreaped: the number is its own */
-    for (int round = 0; found_new && round < ROUNDS_MAX; round++) {
-        pid_list tree = {0};
-        tree_descendants(pid, &tree);
-        found_new = false;
-        for (size_t i = 0; i < tree.count; i++) {
-            if (pid_list_has(&killed, tree.pids[i]))
-                continue;
-            found_new = true;
-            pid_list_add(&killed, tree.pids[i]);
-            tree_signal(tree.pids[i], pid, SIGKILL);
-        }
-        pid_list_fini(&tree);
-    }
-    pid_list_fini(&killed);
-    return kill(pid, SIGKILL) == 0 || errno != EPERM;
+void tree_walk_lose_root(tree_walk *walk) {
+    walk->root = 0;
+}
+
+void tree_walk_fini(tree_walk *walk) {
+    pid_set_fini(&walk->members);
+    os_free(walk->queue);
+    *walk = (tree_walk){.signal = walk->signal, .refused = walk->refused};
 }

@@ -3,39 +3,55 @@
  * A worker is a subreaper: what its descendants leave behind when they end becomes its own child,
  * also after a double fork or a setsid. So as long as it lives its tree is complete. When it has
  * ended, its children become the zygote's.
+ *
+ * A tree may hold many thousands of processes, so a signal goes through it in steps, between which
+ * the zygote does its other work: a tree_walk.
  */
 #ifndef PEBBLE_PROCESS_TREE_H
 #define PEBBLE_PROCESS_TREE_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
-typedef struct pid_list {
-    pid_t *pids;
-    size_t count, capacity;
-} pid_list;
+#include "process/pid_set.h"
 
-void pid_list_fini(pid_list *list);
-bool pid_list_has(const pid_list *list, pid_t pid);
+typedef struct tree_member {
+    pid_t pid;
+    int64_t seen_ticks; /* when it was found; what has started later is another process */
+} tree_member;
 
-/* Adds a process, or takes it out. Out of memory: it is not added. */
-void pid_list_add(pid_list *list, pid_t pid);
-void pid_list_remove(pid_list *list, pid_t pid);
+/* All zero: a walk that is done. */
+typedef struct tree_walk {
+    int signal; /* SIGTERM or SIGKILL */
+    pid_t root; /* 0: it has been reaped, or there is none; its number may be another's */
+    pid_set members;    /* all that were found */
+    pid_set *refused;   /* if not NULL: gets children of ours that may not be signalled */
+    tree_member *queue; /* those not yet visited */
+    size_t queue_next, queue_count, queue_capacity;
+} tree_walk;
 
-/* The children of a process, all its threads'. Out of memory: as many as fit. */
-void tree_children(pid_t pid, pid_list *children);
+/* Begins to signal a child of ours that is not yet reaped and all of its descendants; what the walk
+ * was about before is forgotten. SIGTERM: to the child at once, then to those found below it. SIGKILL:
+ * the child is stopped, so that it starts no more, its descendants are killed until a look finds no
+ * new one, then the child. */
+void tree_walk_start(tree_walk *walk, pid_t root, int signal);
 
-/* All descendants, parents before their children. */
-void tree_descendants(pid_t pid, pid_list *descendants);
+/* Adds a child of ours, not yet reaped, to those to be visited. */
+void tree_walk_add(tree_walk *walk, pid_t pid);
 
-/* Sends a signal to a process that is a descendant of root or root's own child. The number cannot
- * have passed to a stranger: it is checked after it was pinned by a pidfd. */
-void tree_signal(pid_t pid, pid_t root, int signal);
+/* The root has been reaped: its descendants are visited all the same. */
+void tree_walk_lose_root(tree_walk *walk);
 
-/* Sends SIGKILL to all descendants of a process that is not yet reaped, which is stopped meanwhile so
- * that it starts no more, then to the process itself. Does not wait for their ends. False: the system
- * does not let us signal the process itself, which has other rights than we. */
-bool tree_kill(pid_t pid);
+bool tree_walk_done(const tree_walk *walk);
+
+/* Visits some processes: a few hundred microseconds' work. Does not wait for any's end. */
+void tree_walk_step(tree_walk *walk);
+
+void tree_walk_fini(tree_walk *walk);
+
+/* Adds the children of a process, all its threads'. Out of memory: as many as fit. */
+void tree_children(pid_t pid, pid_set *children);
 
 #endif

@@ -10,13 +10,16 @@
  * it was in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is
  * killed at once, and counted to the tree of whoever has just died: that worker is not gone before it
  * has ended, and only that one waits for it. What an orphan leaves in its turn is its worker's, too. A
- * live worker's orphans never come here, they become the worker's.
+ * live worker's orphans never come here, they become the worker's. The zygote looks for orphans after
+ * each death of a worker at once; after that of an orphan, so that such looks take a fifth of its time
+ * at most: there may be thousands.
  *
  * A process that the system does not let us signal (it has become another user's, as with sudo) is
  * not ours to end: nobody waits for it.
  *
  * Requests are read one at a time, and at most one worker is forked a turn: a fork may take long, and
- * deaths, kills and replies are not to wait for many of them.
+ * deaths, kills and replies are not to wait for many of them. For the same reason a signal goes through
+ * a tree in steps, one a turn (tree.h), and what has died is reaped so many a turn.
  *
  * Replies are bits of the entry that are cleared when sent: a full socket loses none, and nothing
  * is queued.
@@ -49,6 +52,12 @@ enum {
     REPORT_GONE = 16
 };
 
+enum {
+    REAPED_A_TURN = 256,
+    SWEEP_SHARE =
+        4, /* after a sweep that took so long, four times as long for other things */
+};
+
 /* To send again when the system had no room for a message; a full socket is waited for. */
 static const int64_t resend_ns = 5 * 1000 * 1000;
 
@@ -60,7 +69,7 @@ typedef struct zygote_worker {
     bool dead;
     bool dying;
     int64_t kill_at_ns; /* dying: when the grace is over; OS_NO_DEADLINE once it is */
-    pid_list tree;      /* its descendants at SIGTERM; orphans that it left */
+    tree_walk tree;     /* the signal on its way; members: also orphans that it left */
     bool leaves;        /* it, or what it left, has died since the last sweep */
     unsigned reports;
 } zygote_worker;
@@ -70,9 +79,15 @@ typedef struct zygote_state {
     int program_fd; /* pidfd */
     zygote_worker *workers;
     size_t count, capacity;
-    pid_list foreign;     /* orphans that cannot be signalled */
-    bool blocked;         /* the socket is full */
-    int64_t resend_at_ns; /* OS_NO_DEADLINE: nothing to send again */
+    pid_set foreign;       /* orphans that cannot be signalled */
+    pid_set killed;        /* other orphans that are given a SIGKILL */
+    tree_walk orphans;     /* SIGKILL on its way through those and what is below them */
+    int64_t sweep_at_ns;   /* OS_NO_DEADLINE: nothing to sweep */
+    int64_t swept_ns;      /* end of the last sweep, */
+    int64_t sweep_took_ns; /* and what it took */
+    bool unreaped;         /* there may be more to reap */
+    bool blocked;          /* the socket is full */
+    int64_t resend_at_ns;  /* OS_NO_DEADLINE: nothing to send again */
 } zygote_state;
 
 /* ---- Forking ---- */
@@ -156,24 +171,22 @@ static zygote_worker *find_number(zygote_state *zygote, uint32_t number) {
     return NULL;
 }
 
+static void kill_tree(zygote_worker *worker) {
+    worker->kill_at_ns = OS_NO_DEADLINE;
+    worker->reports |= REPORT_KILLED;
+    tree_walk_start(&worker->tree, worker->pid, SIGKILL);
+}
+
 static void terminate(zygote_worker *worker, int64_t grace_ns) {
     if (worker->dead || worker->dying)
         return;
     worker->dying = true;
     if (grace_ns <= 0) {
-        tree_kill(worker->pid);
-        worker->reports |= REPORT_KILLED;
+        kill_tree(worker);
         return;
     }
     worker->kill_at_ns = os_deadline_after(grace_ns);
-    tree_descendants(worker->pid, &worker->tree);
-    kill(worker->pid, SIGTERM);
-    kill(worker->pid,
-         SIGCONT); /* a stopped process takes its SIGTERM only when it goes on */
-    for (size_t i = 0; i < worker->tree.count; i++) {
-        tree_signal(worker->tree.pids[i], getpid(), SIGTERM);
-        tree_signal(worker->tree.pids[i], getpid(), SIGCONT);
-    }
+    tree_walk_start(&worker->tree, worker->pid, SIGTERM);
 }
 
 static bool is_worker(const zygote_state *zygote, pid_t pid) {
@@ -185,12 +198,12 @@ static bool is_worker(const zygote_state *zygote, pid_t pid) {
 }
 
 /* The children that are no workers, alive or dead but not reaped, but for those of others. */
-static void find_orphans(zygote_state *zygote, pid_list *orphans) {
+static void find_orphans(zygote_state *zygote, pid_set *orphans) {
     size_t kept = 0;
     tree_children(getpid(), orphans);
     for (size_t i = 0; i < orphans->count; i++) {
         if (!is_worker(zygote, orphans->pids[i]) &&
-            !pid_list_has(&zygote->foreign, orphans->pids[i]))
+            !pid_set_has(&zygote->foreign, orphans->pids[i]))
             orphans->pids[kept++] = orphans->pids[i];
     }
     orphans->count = kept;
@@ -199,17 +212,17 @@ static void find_orphans(zygote_state *zygote, pid_list *orphans) {
 /* The worker whose orphan it is; NULL if it has not been seen before. */
 static zygote_worker *owner_of(zygote_state *zygote, pid_t orphan) {
     for (size_t i = 0; i < zygote->count; i++) {
-        if (pid_list_has(&zygote->workers[i].tree, orphan))
+        if (pid_set_has(&zygote->workers[i].tree.members, orphan))
             return &zygote->workers[i];
     }
     return NULL;
 }
 
 static bool has_left(zygote_state *zygote, const zygote_worker *worker,
-                     const pid_list *orphans) {
+                     const pid_set *orphans) {
     for (size_t i = 0; i < orphans->count; i++) {
-        if (pid_list_has(&worker->tree, orphans->pids[i]) &&
-            !pid_list_has(&zygote->foreign, orphans->pids[i]))
+        if (pid_set_has(&worker->tree.members, orphans->pids[i]) &&
+            !pid_set_has(&zygote->foreign, orphans->pids[i]))
             return true;
     }
     return false;
@@ -217,22 +230,24 @@ static bool has_left(zygote_state *zygote, const zygote_worker *worker,
 
 /* It comes from one of those that have just died, or of whose orphans one may just have; which one is
  * not known. */
-static void attribute(zygote_state *zygote, pid_t orphan, const pid_list *orphans) {
+static void attribute(zygote_state *zygote, pid_t orphan, const pid_set *orphans) {
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
         if (worker->leaves || (worker->dead && has_left(zygote, worker, orphans)))
-            pid_list_add(&worker->tree, orphan);
+            pid_set_add(&worker->tree.members, orphan);
     }
 }
 
+/* One that is not on the walk any more, though still in killed, is only dying. */
 static void kill_orphan(zygote_state *zygote, pid_t orphan) {
-    if (!tree_kill(orphan))
-        pid_list_add(&zygote->foreign, orphan);
+    if (pid_set_add(&zygote->killed, orphan))
+        tree_walk_add(&zygote->orphans, orphan);
 }
 
 /* Deals with what dead workers left; those of which nothing is left are gone. */
 static void sweep(zygote_state *zygote) {
-    pid_list orphans = {0};
+    pid_set orphans = {0};
+    int64_t began_ns = os_now_ns();
     find_orphans(zygote, &orphans);
     for (size_t i = 0; i < orphans.count; i++) {
         zygote_worker *owner = owner_of(zygote, orphans.pids[i]);
@@ -248,73 +263,117 @@ static void sweep(zygote_state *zygote) {
             !has_left(zygote, worker, &orphans))
             worker->reports |= REPORT_GONE;
     }
-    pid_list_fini(&orphans);
+    pid_set_fini(&orphans);
+    zygote->sweep_at_ns = OS_NO_DEADLINE;
+    zygote->swept_ns = os_now_ns();
+    zygote->sweep_took_ns = zygote->swept_ns - began_ns;
+}
+
+static void sweep_now(zygote_state *zygote) {
+    zygote->sweep_at_ns = 0;
+}
+
+static void sweep_soon(zygote_state *zygote) {
+    int64_t at_ns = zygote->swept_ns + SWEEP_SHARE * zygote->sweep_took_ns;
+    if (at_ns < zygote->sweep_at_ns)
+        zygote->sweep_at_ns = at_ns;
 }
 
 /* A child has ended and is reaped. */
 static void note_end(zygote_state *zygote, pid_t pid, int status) {
-    pid_list_remove(&zygote->foreign, pid);
+    pid_set_remove(&zygote->foreign, pid);
+    pid_set_remove(&zygote->killed, pid);
+    pid_set_remove(&zygote->orphans.members, pid);
+    sweep_soon(zygote);
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
         if (worker->pid == pid && !worker->dead) {
+            tree_walk_lose_root(&worker->tree);
             worker->dead = worker->leaves = true;
             worker->status = status;
             worker->reports |= REPORT_DIED;
-        } else if (pid_list_has(&worker->tree, pid)) {
+            sweep_now(zygote);
+        } else if (pid_set_has(&worker->tree.members, pid)) {
             worker->leaves = true;
-            pid_list_remove(&worker->tree, pid);
+            pid_set_remove(&worker->tree.members, pid);
         }
     }
 }
 
 static void reap(zygote_state *zygote) {
     int status;
-    pid_t pid;
-    bool any = false;
-    while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+    pid_t pid = 1;
+    int count = 0;
+    while (count < REAPED_A_TURN && (pid = waitpid(-1, &status, WNOHANG)) > 0) {
         note_end(zygote, pid, status);
-        any = true;
+        count++;
     }
-    if (any)
-        sweep(zygote);
+    zygote->unreaped = count == REAPED_A_TURN;
 }
 
 static void end_graces(zygote_state *zygote) {
     int64_t now_ns = os_now_ns();
-    bool any = false;
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
         if (worker->kill_at_ns > now_ns)
             continue;
         worker->kill_at_ns = OS_NO_DEADLINE;
-        any = true;
-        if (!worker->dead) {
-            tree_kill(worker->pid);
-            worker->reports |= REPORT_KILLED;
-        }
+        sweep_now(zygote);
+        if (!worker->dead)
+            kill_tree(worker);
     }
-    if (any)
-        sweep(zygote);
 }
 
+/* One step of each walk. */
+static void walk(zygote_state *zygote) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (!tree_walk_done(&worker->tree))
+            tree_walk_step(&worker->tree);
+    }
+    if (tree_walk_done(&zygote->orphans))
+        return;
+    size_t foreign = zygote->foreign.count;
+    tree_walk_step(&zygote->orphans);
+    if (zygote->foreign.count > foreign)
+        sweep_now(zygote); /* nobody waits for those */
+    if (tree_walk_done(&zygote->orphans))
+        tree_walk_fini(&zygote->orphans); /* its members may be others by the next time */
+}
+
+static bool is_walking(const zygote_state *zygote) {
+    bool walking = !tree_walk_done(&zygote->orphans);
+    for (size_t i = 0; i < zygote->count; i++)
+        walking |= !tree_walk_done(&zygote->workers[i].tree);
+    return walking;
+}
+
+/* Ends every tree, then itself. */
 static _Noreturn void end_all(zygote_state *zygote) {
     for (size_t i = 0; i < zygote->count; i++) {
+        zygote->workers[i].kill_at_ns = OS_NO_DEADLINE;
         if (!zygote->workers[i].dead)
-            tree_kill(zygote->workers[i].pid);
+            kill_tree(&zygote->workers[i]);
     }
-    for (;;) { /* the last ones to die leave orphans in their turn */
-        pid_list orphans = {0};
-        for (size_t i = 0; i < zygote->count; i++)
-            zygote->workers[i].dead = true; /* all children are orphans now */
-        find_orphans(zygote, &orphans);
-        size_t left = orphans.count;
-        for (size_t i = 0; i < orphans.count; i++) {
-            kill_orphan(zygote, orphans.pids[i]);
-            left -= pid_list_has(&zygote->foreign, orphans.pids[i]);
-        }
-        pid_list_fini(&orphans);
-        if (left == 0 || waitpid(-1, NULL, 0) < 0)
+    for (;;) {
+        pid_set children = {0};
+        while (is_walking(zygote))
+            walk(zygote);
+        sweep(zygote); /* the last ones to die leave orphans in their turn */
+        tree_children(getpid(), &children);
+        size_t left = children.count;
+        for (size_t i = 0; i < children.count; i++)
+            left -= pid_set_has(&zygote->foreign, children.pids[i]);
+        pid_set_fini(&children);
+        int status;
+        pid_t pid = is_walking(zygote) || left == 0 ? 0 : waitpid(-1, &status, 0);
+        if (left == 0 || pid < 0)
             _exit(0);
+        if (pid > 0)
+            note_end(zygote, pid, status);
+        do {
+            reap(zygote);
+        } while (zygote->unreaped);
     }
 }
 
@@ -368,7 +427,7 @@ static void remove_done(zygote_state *zygote) {
             i++;
             continue;
         }
-        pid_list_fini(&worker->tree);
+        tree_walk_fini(&worker->tree);
         *worker = zygote->workers[--zygote->count];
     }
 }
@@ -411,6 +470,10 @@ static void obey(zygote_state *zygote) {
 
 static int64_t next_deadline(const zygote_state *zygote) {
     int64_t next_ns = zygote->resend_at_ns;
+    if (is_walking(zygote) || zygote->unreaped)
+        return 0;
+    if (zygote->sweep_at_ns < next_ns)
+        next_ns = zygote->sweep_at_ns;
     for (size_t i = 0; i < zygote->count; i++) {
         if (zygote->workers[i].kill_at_ns < next_ns)
             next_ns = zygote->workers[i].kill_at_ns;
@@ -460,8 +523,11 @@ void zygote_reset_signals(void) {
 void zygote_run(const zygote_setup *setup) {
     struct sigaction on_child = {.sa_handler = wake_for_child};
     struct pollfd events[2];
-    zygote_state zygote = {
-        .setup = setup, .program_fd = -1, .resend_at_ns = OS_NO_DEADLINE};
+    zygote_state zygote = {.setup = setup,
+                           .program_fd = -1,
+                           .sweep_at_ns = OS_NO_DEADLINE,
+                           .resend_at_ns = OS_NO_DEADLINE};
+    zygote.orphans = (tree_walk){.signal = SIGKILL, .refused = &zygote.foreign};
     os_fd_register(setup->control_fd); /* so that no worker keeps it */
     zygote_reset_signals();
     sigaction(SIGCHLD, &on_child, NULL);
@@ -479,6 +545,9 @@ void zygote_run(const zygote_setup *setup) {
             obey(&zygote);
         reap(&zygote);
         end_graces(&zygote);
+        walk(&zygote);
+        if (zygote.sweep_at_ns <= os_now_ns())
+            sweep(&zygote);
         report(&zygote);
     }
 }

@@ -33,7 +33,7 @@ enum { WORKER_FD_DOWN, WORKER_FD_UP, WORKER_FD_BELL, WORKER_FDS };
 typedef enum zygote_reply_kind {
     ZYGOTE_SPAWNED, /* with the worker's pidfd, unless there were no descriptors left */
     ZYGOTE_SPAWN_FAILED,
-    ZYGOTE_KILLED, /* SIGKILL has been sent, since it has not ended within its grace */
+    ZYGOTE_KILLED, /* its grace is over: SIGKILL is on its way through its tree */
     ZYGOTE_DIED,
     ZYGOTE_GONE
 } zygote_reply_kind;

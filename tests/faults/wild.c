@@ -123,10 +123,14 @@ static void expect_all_gone(void) {
     assert_true(gone);
 }
 
-static void check_bomb(int64_t timeout_ns) {
+static void set_bomb(uint32_t processes) {
     memset(shared, 0, sizeof *shared);
-    shared->forks_max = environment_number("PEBBLE_BOMB", PROCESSES);
+    shared->forks_max = environment_number("PEBBLE_BOMB", processes);
     assert_in_range(shared->forks_max, 1, PROCESSES_MAX);
+}
+
+static void check_bomb(int64_t timeout_ns) {
+    set_bomb(PROCESSES);
     pebble_pool *pool = pool_of(2);
     pebble_future *future = schedule(pool, bomb, NULL, 0, timeout_ns);
     counter_expect(&shared->forks, shared->forks_max / 5);
@@ -149,6 +153,34 @@ static void test_fork_bomb_cancelled(void **state) {
 static void test_fork_bomb_timed_out(void **state) {
     (void)state;
     check_bomb(PEBBLE_MILLISECONDS(SANITIZED ? 1500 : 300));
+}
+
+/* Others end on time while it is killed: what is late is what so many dying processes take of the
+ * processors. */
+static void test_deadlines_while_a_fork_bomb_ends(void **state) {
+    (void)state;
+    const int64_t timeout_ns = PEBBLE_MILLISECONDS(20);
+    int64_t worst_ns = 0;
+    int count = 0;
+    set_bomb(6 * PROCESSES);
+    pebble_pool *pool = pool_of(2);
+    pebble_future *future = schedule(pool, bomb, NULL, 0, 0);
+    counter_expect(&shared->forks, shared->forks_max);
+    expect_works(pool);
+    assert_true(pebble_future_cancel(future));
+    while (!pebble_future_done(future)) {
+        int64_t before_ns = os_now_ns();
+        expect_end(schedule(pool, stay, NULL, 0, timeout_ns), PEBBLE_ERR_TASK_TIMEOUT);
+        int64_t late_ns = os_now_ns() - before_ns - timeout_ns;
+        worst_ns = late_ns > worst_ns ? late_ns : worst_ns;
+        count++;
+    }
+    print_message("%d deadlines, at most %d ms late\n", count, (int)(worst_ns / 1000000));
+    expect_all_gone();
+    expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+    assert_true(count > 0);
+    assert_true(worst_ns < PEBBLE_SECONDS(SANITIZED ? 10 : 1));
+    close_join_free(pool);
 }
 
 /* ---- Standard output that nobody reads ---- */
@@ -243,8 +275,11 @@ static void test_another_user(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(fork_bomb_cancelled), TEST(fork_bomb_timed_out),
-        TEST(output_that_is_full), TEST(last_words_into_a_full_output),
+        TEST(fork_bomb_cancelled),
+        TEST(fork_bomb_timed_out),
+        TEST(deadlines_while_a_fork_bomb_ends),
+        TEST(output_that_is_full),
+        TEST(last_words_into_a_full_output),
         TEST(another_user),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
