@@ -167,17 +167,16 @@ static int send_to(pid_t pid, int fd, int signal) {
     return kill(pid, signal) == 0 ? 0 : errno;
 }
 
-static void visit_pinned(tree_walk *walk, pid_t pid, int fd, const process_facts *facts) {
+static void visit_pinned(tree_walk *walk, pid_t pid, int fd, long threads) {
     pid_set children = {0};
-    int error = walk->signal == SIGKILL ? send_to(pid, fd, SIGKILL) : 0;
-    list_children(pid, facts->threads, &children);
-    if (walk->signal == SIGKILL ? send_to(pid, fd, 0) != ESRCH
-                                : send_to(pid, fd, walk->signal) != ESRCH)
+    bool kills = walk->signal == SIGKILL;
+    if (kills)
+        send_to(pid, fd, SIGKILL);
+    list_children(pid, threads, &children);
+    if (send_to(pid, fd, kills ? 0 : walk->signal) != ESRCH)
         add_all(walk, &children);
-    if (walk->signal != SIGKILL)
+    if (!kills) /* a stopped process takes its signal only when it goes on */
         send_to(pid, fd, SIGCONT);
-    if (error == EPERM && walk->refused != NULL && facts->parent == getpid())
-        pid_set_add(walk->refused, pid);
     pid_set_fini(&children);
 }
 
@@ -186,7 +185,7 @@ static void visit(tree_walk *walk, tree_member member) {
     int fd = -1;
     os_process_open(member.pid, &fd);
     if (read_facts(member.pid, &facts) && facts.start_ticks <= member.seen_ticks)
-        visit_pinned(walk, member.pid, fd, &facts);
+        visit_pinned(walk, member.pid, fd, facts.threads);
     if (fd >= 0)
         os_fd_close(fd);
 }
@@ -219,15 +218,15 @@ void tree_walk_start(tree_walk *walk, pid_t root, int signal) {
     tree_walk_fini(walk);
     walk->signal = signal;
     walk->root = signal == SIGKILL ? root : 0;
-    if (signal == SIGKILL) {
+    if (walk->root != 0) {
         kill(root, SIGSTOP); /* unreaped: the number is its own */
-        return;
+        return;              /* a step goes on */
     }
     tree_children(root, &children);
     add_all(walk, &children);
     pid_set_fini(&children);
     kill(root, signal);
-    kill(root, SIGCONT); /* a stopped process takes its signal only when it goes on */
+    kill(root, SIGCONT);
 }
 
 void tree_walk_lose_root(tree_walk *walk) {
@@ -237,5 +236,5 @@ void tree_walk_lose_root(tree_walk *walk) {
 void tree_walk_fini(tree_walk *walk) {
     pid_set_fini(&walk->members);
     os_free(walk->queue);
-    *walk = (tree_walk){.signal = walk->signal, .refused = walk->refused};
+    *walk = (tree_walk){.signal = walk->signal};
 }

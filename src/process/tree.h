@@ -27,7 +27,6 @@ typedef struct tree_walk {
     int signal; /* SIGTERM or SIGKILL */
     pid_t root; /* 0: it has been reaped, or there is none; its number may be another's */
     pid_set members;    /* all that were found */
-    pid_set *refused;   /* if not NULL: gets children of ours that may not be signalled */
     tree_member *queue; /* those not yet visited */
     size_t queue_next, queue_count, queue_capacity;
 } tree_walk;

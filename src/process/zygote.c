@@ -80,7 +80,7 @@ typedef struct zygote_state {
     zygote_worker *workers;
     size_t count, capacity;
     pid_set foreign;       /* orphans that cannot be signalled */
-    pid_set killed;        /* other orphans that are given a SIGKILL */
+    pid_set killed;        /* orphans that have got a SIGKILL */
     tree_walk orphans;     /* SIGKILL on its way through those and what is below them */
     int64_t sweep_at_ns;   /* OS_NO_DEADLINE: nothing to sweep */
     int64_t swept_ns;      /* end of the last sweep, */
@@ -238,9 +238,13 @@ static void attribute(zygote_state *zygote, pid_t orphan, const pid_set *orphans
     }
 }
 
-/* One that is not on the walk any more, though still in killed, is only dying. */
+/* What is below it is found by the walk; or, if it has died by then, it becomes an orphan, too. */
 static void kill_orphan(zygote_state *zygote, pid_t orphan) {
-    if (pid_set_add(&zygote->killed, orphan))
+    if (pid_set_has(&zygote->killed, orphan))
+        return;
+    if (kill(orphan, SIGKILL) != 0 && errno == EPERM) /* unreaped: the number is its own */
+        pid_set_add(&zygote->foreign, orphan);
+    else if (pid_set_add(&zygote->killed, orphan))
         tree_walk_add(&zygote->orphans, orphan);
 }
 
@@ -333,10 +337,7 @@ static void walk(zygote_state *zygote) {
     }
     if (tree_walk_done(&zygote->orphans))
         return;
-    size_t foreign = zygote->foreign.count;
     tree_walk_step(&zygote->orphans);
-    if (zygote->foreign.count > foreign)
-        sweep_now(zygote); /* nobody waits for those */
     if (tree_walk_done(&zygote->orphans))
         tree_walk_fini(&zygote->orphans); /* its members may be others by the next time */
 }
@@ -359,6 +360,8 @@ static _Noreturn void end_all(zygote_state *zygote) {
         pid_set children = {0};
         while (is_walking(zygote))
             walk(zygote);
+        for (size_t i = 0; i < zygote->count; i++)
+            zygote->workers[i].dead = true; /* all children are orphans now */
         sweep(zygote); /* the last ones to die leave orphans in their turn */
         tree_children(getpid(), &children);
         size_t left = children.count;
@@ -527,7 +530,7 @@ void zygote_run(const zygote_setup *setup) {
                            .program_fd = -1,
                            .sweep_at_ns = OS_NO_DEADLINE,
                            .resend_at_ns = OS_NO_DEADLINE};
-    zygote.orphans = (tree_walk){.signal = SIGKILL, .refused = &zygote.foreign};
+    zygote.orphans.signal = SIGKILL;
     os_fd_register(setup->control_fd); /* so that no worker keeps it */
     zygote_reset_signals();
     sigaction(SIGCHLD, &on_child, NULL);
