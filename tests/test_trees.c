@@ -339,6 +339,74 @@ static void test_left_by_an_exit(void **state) {
     check_death(EXITS);
 }
 
+/* ---- The loss of the zygote ---- */
+
+static pid_t zygote_of_task(void) {
+    return process_parent(atomic_load(&shared->pids[0])); /* the task notes itself first */
+}
+
+/* What a worker's task has started ends with it also if the zygote, which would see to it, is killed. */
+static void test_left_when_the_zygote_is_killed(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
+    for (int i = 0; i < SHAPES; i++) {
+        print_message("%s\n", shapes[i].name);
+        pebble_future *future = schedule_order(pool, i, STAYS, 0);
+        process_kill(zygote_of_task());
+        expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+        assert_true(wait_until(none_alive, NULL));
+        expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+    }
+    close_join_free(pool);
+}
+
+static int starts_and_blocks_signals(pebble_task *task, const void *input,
+                                     size_t input_size) {
+    sigset_t all;
+    (void)task, (void)input, (void)input_size;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    note_pid(getpid());
+    start_many();
+    sleep_on();
+}
+
+static void test_left_by_a_worker_that_blocks_signals(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
+    memset(shared, 0, sizeof *shared);
+    pebble_future *future = schedule(pool, starts_and_blocks_signals, NULL, 0, 0);
+    counter_expect(&shared->started, 10);
+    process_kill(zygote_of_task());
+    expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+    assert_true(wait_until(none_alive, NULL));
+    close_join_free(pool);
+}
+
+static int run_shape(void *shape_index) {
+    pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
+    const order told = {*(const int *)shape_index, STAYS};
+    schedule(pool, start_processes, &told, sizeof told, 0);
+    sleep_on();
+}
+
+/* The program cannot do anything about it either. */
+static void test_left_when_program_and_zygote_are_lost(void **state) {
+    (void)state;
+    if (WITH_THREAD_SANITIZER)
+        skip(); /* it runs no handlers in a process that was forked from one with threads */
+    for (int i = 0; i < SHAPES; i++) {
+        print_message("%s\n", shapes[i].name);
+        memset(shared, 0, sizeof *shared);
+        pid_t program = program_start(run_shape, &i);
+        counter_expect(&shared->started, shapes[i].says + 1);
+        kill(program, SIGSTOP);
+        process_kill(zygote_of_task());
+        assert_true(wait_until(none_alive, NULL));
+        program_kill(program);
+    }
+}
+
 /* ---- The grace ---- */
 
 /* A child that ignores SIGTERM gets it, and has the grace; then it is killed. */
@@ -377,6 +445,47 @@ static void test_grace_ends_early(void **state) {
         assert_true(pebble_future_cancel(future));
         expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
         assert_true(os_now_ns() - before_ns < PEBBLE_SECONDS(5));
+        assert_int_equal(alive(), 0);
+    }
+    close_join_free(pool);
+}
+
+static void note_and_end(int signal) {
+    note_sigterm(signal);
+    _exit(0);
+}
+
+/* One among many whose parent ends when the worker does, and that cleans up. */
+static int leaves_one_that_cleans_up(pebble_task *task, const void *input,
+                                     size_t input_size) {
+    enum { OTHERS = 100 };
+    (void)task, (void)input, (void)input_size;
+    for (int i = 0; i < OTHERS; i++)
+        start_child();
+    if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+        if (fork() == 0) {
+            signal(SIGTERM, note_and_end);
+            stay();
+        }
+        stay();
+    }
+    stay();
+}
+
+/* Everybody gets SIGTERM who was there when the worker got it, though that ends many of them. */
+static void test_sigterm_for_those_whose_parents_end(void **state) {
+    (void)state;
+    if (WITH_THREAD_SANITIZER)
+        skip();
+    pebble_pool *pool = pool_of(1, PEBBLE_SECONDS(15));
+    for (int i = 0; i < 3; i++) {
+        memset(shared, 0, sizeof *shared);
+        pebble_future *future = schedule(pool, leaves_one_that_cleans_up, NULL, 0, 0);
+        counter_expect(&shared->started, 103);
+        assert_true(pebble_future_cancel(future));
+        expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+        assert_true(atomic_load(&shared->sigterm_ns) > 0);
         assert_int_equal(alive(), 0);
     }
     close_join_free(pool);
@@ -626,8 +735,12 @@ int main(void) {
         TEST(left_by_a_task_that_returned_then_replaced),
         TEST(left_by_a_crash),
         TEST(left_by_an_exit),
+        TEST(left_when_the_zygote_is_killed),
+        TEST(left_by_a_worker_that_blocks_signals),
+        TEST(left_when_program_and_zygote_are_lost),
         TEST(grace_of_a_child),
         TEST(grace_ends_early),
+        TEST(sigterm_for_those_whose_parents_end),
         TEST(grace_is_for_cleaning_up),
         TEST(returning_in_the_grace_is_too_late),
         TEST(children_started_while_the_kill_is_on),

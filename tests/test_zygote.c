@@ -9,7 +9,7 @@
 typedef struct area {
     counter started, stayed;
     _Atomic bool spares_die;
-    _Atomic pid_t foreign;
+    _Atomic pid_t foreign, below_foreign;
 } area;
 
 static area *shared;
@@ -127,12 +127,19 @@ static int leave_foreign_and_die(pebble_task *task, const void *input, size_t si
     if (child == 0) {
         if (setresuid(0, 0, 0) != 0)
             _exit(1);
+        pid_t own = fork();
+        if (own == 0 && setresuid(NOBODY, NOBODY, NOBODY) == 0) {
+            counter_add(&shared->started, 1);
+            for (;;)
+                pause();
+        }
+        atomic_store(&shared->below_foreign, own);
         atomic_store(&shared->foreign, getpid());
         counter_add(&shared->started, 1);
         for (;;)
             pause();
     }
-    counter_wait(&shared->started, 1);
+    counter_wait(&shared->started, 2);
     if (*(const bool *)input)
         raise(SIGKILL);
     for (;;)
@@ -140,7 +147,8 @@ static int leave_foreign_and_die(pebble_task *task, const void *input, size_t si
     return 0;
 }
 
-/* What it leaves is nobody's to end: its own task ends, and every other, and the pool. */
+/* What it leaves is nobody's to end: its own task ends, and every other, and the pool. What is ours
+ * below it ends, too. */
 static int use_foreign(void *context) {
     bool dies = *(bool *)context;
     if (setresuid(NOBODY, NOBODY, 0) != 0)
@@ -161,6 +169,7 @@ static void check_foreign(bool dies) {
     if (geteuid() != 0)
         skip(); /* nobody can become another user */
     assert_int_equal(program_wait(program_start(use_foreign, &dies)), 0);
+    expect_gone(atomic_load(&shared->below_foreign));
     process_kill(atomic_load(&shared->foreign));
     expect_gone(atomic_load(&shared->foreign));
 }

@@ -234,7 +234,8 @@ typedef struct pebble_pool_options {
 
 /* Makes a pool of processes. Costs nothing until the first task: then the workers start, from a
  * process of their own that the program forks or executes (see pebble_start_method), never from
- * the program itself.
+ * the program itself. In a worker the signal SIGSTKFLT is the library's: it comes when that process
+ * has been killed, and ends the worker with all that it started.
  *   options  NULL for the defaults
  *   pool     out: free with pebble_pool_free()
  * Errors: PEBBLE_ERR_INVALID, PEBBLE_ERR_NO_MEMORY, PEBBLE_ERR_SYSTEM. */

@@ -1,18 +1,17 @@
-/* A walk visits each process of a tree once: it signals it and lists its children, which are then
- * visited in their turn.
+/* A walk finds all processes of a tree and signals them.
  *
- * Numbers are reused. A number on a list is taken for the process that was listed as long as what
- * has it started no later than that: to pass to another within one tick of the clock, all numbers
- * would have to be handed out in it. That is asked after a pidfd has pinned the process, the signal
- * goes through the pidfd, and its children count only if it is still unreaped when they are listed.
+ * SIGTERM: first it lists all, then it signals all, so that nobody is missed whose parent has ended for
+ * the signal. What is forked meanwhile is not found; SIGKILL finds it.
  *
- * SIGTERM: children are listed before the signal, so that what its end leaves behind is known. What
- * is forked between the two is not found; SIGKILL finds it.
+ * SIGKILL: it signals and lists each in one visit, in that order, since a process with a SIGKILL on its
+ * way forks no more. If it has died by then, its children have become the root's, which is looked at
+ * again until nothing new is found. (Or those of a subreaper among the descendants, visited already. They
+ * become the zygote's when that dies, which looks for such, see zygote.c.)
  *
- * SIGKILL: children are listed after the signal, since a process with a SIGKILL on its way forks no
- * more. If it has died by then, its children have become the root's, which is looked at again until
- * nothing new is found. (Or those of a subreaper among the descendants, visited already. They become
- * the zygote's when that dies, which looks for such, see zygote.c.)
+ * Numbers are reused. A number on a list is taken for the process that was listed as long as what has
+ * it started no later than that: to pass to another within one tick of the clock, all numbers would have
+ * to be handed out in it. That is asked after a pidfd has pinned the process, the signal goes through
+ * the pidfd, and its children count only if it is unreaped after they have been listed.
  */
 #include "process/tree.h"
 
@@ -31,7 +30,8 @@
 
 enum {
     PATH_SIZE = 64,
-    VISITS = 16 /* a step */
+    VISITS = 16,     /* a step */
+    LOOKS_MAX = 1000 /* at a root that starts processes although it was stopped */
 };
 
 /* ---- Reading /proc ---- */
@@ -89,7 +89,8 @@ static bool each_number(const char *path, void (*visit)(pid_t, void *), void *co
 typedef struct child_search {
     pid_t parent;
     pid_set *found;
-    bool listed; /* the kernel keeps lists of children */
+    bool listed;
+    bool absent; /* no such list: the kernel keeps none, or the thread has ended */
 } child_search;
 
 /* Adds the children of one thread, as the kernel lists them. */
@@ -101,6 +102,7 @@ static void add_of_thread(pid_t thread, void *context) {
              (int)thread);
     FILE *file = fopen(path, "re");
     search->listed |= file != NULL;
+    search->absent |= file == NULL && errno == ENOENT;
     while (file != NULL && fscanf(file, "%d", &child) == 1)
         pid_set_add(search->found, child);
     if (file != NULL)
@@ -114,13 +116,16 @@ static void add_if_child(pid_t pid, void *context) {
         pid_set_add(search->found, pid);
 }
 
-void tree_children(pid_t pid, pid_set *children) {
+bool tree_children(pid_t pid, pid_set *children) {
     char path[PATH_SIZE];
     child_search search = {.parent = pid, .found = children};
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-    bool readable = each_number(path, add_of_thread, &search);
-    if (readable && !search.listed) /* no CONFIG_PROC_CHILDREN: look at every process */
-        each_number("/proc", add_if_child, &search);
+    if (!each_number(path, add_of_thread, &search))
+        return errno == ENOENT || errno == ESRCH; /* it has been reaped: no children */
+    if (search.listed)
+        return true;
+    /* no CONFIG_PROC_CHILDREN: look at every process */
+    return search.absent && each_number("/proc", add_if_child, &search);
 }
 
 /* As tree_children(), faster for a process with a single thread. */
@@ -134,8 +139,9 @@ static void list_children(pid_t pid, long threads, pid_set *children) {
 
 /* ---- Visiting ---- */
 
+/* The queue of a walk that only lists is read again. */
 static bool has_room(tree_walk *walk) {
-    if (walk->queue_next == walk->queue_count)
+    if (walk->queue_next == walk->queue_count && !walk->lists)
         walk->queue_next = walk->queue_count = 0;
     if (walk->queue_count < walk->queue_capacity)
         return true;
@@ -148,15 +154,14 @@ static bool has_room(tree_walk *walk) {
     return true;
 }
 
-void tree_walk_add(tree_walk *walk, pid_t pid) {
+static void add(tree_walk *walk, pid_t pid, int64_t seen_ticks) {
     if (has_room(walk) && pid_set_add(&walk->members, pid))
         walk->queue[walk->queue_count++] =
-            (tree_member){.pid = pid, .seen_ticks = now_ticks()};
+            (tree_member){.pid = pid, .seen_ticks = seen_ticks};
 }
 
-static void add_all(tree_walk *walk, const pid_set *children) {
-    for (size_t i = 0; i < children->count; i++)
-        tree_walk_add(walk, children->pids[i]);
+void tree_walk_add(tree_walk *walk, pid_t pid) {
+    add(walk, pid, now_ticks());
 }
 
 /* Its error is what became of the signal; ESRCH: it has been reaped. Without a pidfd, since no
@@ -167,74 +172,109 @@ static int send_to(pid_t pid, int fd, int signal) {
     return kill(pid, signal) == 0 ? 0 : errno;
 }
 
-static void visit_pinned(tree_walk *walk, pid_t pid, int fd, long threads) {
+static void add_children(tree_walk *walk, pid_t pid, int fd, long threads) {
     pid_set children = {0};
-    bool kills = walk->signal == SIGKILL;
-    if (kills)
-        send_to(pid, fd, SIGKILL);
+    int64_t seen_ticks = now_ticks();
     list_children(pid, threads, &children);
-    if (send_to(pid, fd, kills ? 0 : walk->signal) != ESRCH)
-        add_all(walk, &children);
-    if (!kills) /* a stopped process takes its signal only when it goes on */
-        send_to(pid, fd, SIGCONT);
+    if (send_to(pid, fd, 0) != ESRCH) {
+        for (size_t i = 0; i < children.count; i++)
+            add(walk, children.pids[i], seen_ticks);
+    }
     pid_set_fini(&children);
+}
+
+static void visit_pinned(tree_walk *walk, pid_t pid, int fd, long threads) {
+    if (!walk->lists)
+        send_to(pid, fd, walk->signal);
+    if (walk->lists || walk->signal == SIGKILL)
+        add_children(walk, pid, fd, threads);
+    else
+        send_to(pid, fd, SIGCONT); /* a stopped process takes its signal when it goes on */
 }
 
 static void visit(tree_walk *walk, tree_member member) {
     process_facts facts;
     int fd = -1;
     os_process_open(member.pid, &fd);
-    if (read_facts(member.pid, &facts) && facts.start_ticks <= member.seen_ticks)
+    bool known = read_facts(member.pid, &facts);
+    if (!known && fd >= 0) { /* that may have been the last descriptor */
+        os_fd_close(fd);
+        fd = -1;
+        known = read_facts(member.pid, &facts);
+    }
+    if (known && facts.start_ticks <= member.seen_ticks)
         visit_pinned(walk, member.pid, fd, facts.threads);
     if (fd >= 0)
         os_fd_close(fd);
 }
 
-/* It has been stopped before. When a look finds nobody new, everybody has a SIGKILL. */
-static void visit_root(tree_walk *walk) {
-    pid_set children = {0};
-    tree_children(walk->root, &children);
-    add_all(walk, &children);
-    pid_set_fini(&children);
-    if (walk->queue_next < walk->queue_count)
+/* ---- The root ---- */
+
+/* When a look finds nobody new, everybody has a SIGKILL. */
+static void look_at_root(tree_walk *walk) {
+    send_to(walk->root, walk->root_fd,
+            SIGSTOP); /* again: somebody may have let it go on */
+    add_children(walk, walk->root, walk->root_fd, 0);
+    if (walk->queue_next < walk->queue_count && ++walk->looks < LOOKS_MAX)
         return;
-    kill(walk->root, SIGKILL);
+    send_to(walk->root, walk->root_fd, SIGKILL);
     walk->root = 0;
 }
 
-void tree_walk_step(tree_walk *walk) {
-    for (int i = 0; i < VISITS && walk->queue_next < walk->queue_count; i++)
-        visit(walk, walk->queue[walk->queue_next++]);
-    if (walk->queue_next == walk->queue_count && walk->root != 0)
-        visit_root(walk);
+/* All are listed: now they are signalled. */
+static void begin_to_signal(tree_walk *walk) {
+    walk->lists = false;
+    walk->queue_next = 0;
+    if (walk->root == 0)
+        return;
+    send_to(walk->root, walk->root_fd, walk->signal);
+    send_to(walk->root, walk->root_fd, SIGCONT);
+    walk->root = 0;
 }
 
-bool tree_walk_done(const tree_walk *walk) {
-    return walk->queue_next == walk->queue_count && walk->root == 0;
-}
-
-void tree_walk_start(tree_walk *walk, pid_t root, int signal) {
-    pid_set children = {0};
+void tree_walk_start(tree_walk *walk, pid_t root, int root_fd, int signal) {
     tree_walk_fini(walk);
     walk->signal = signal;
-    walk->root = signal == SIGKILL ? root : 0;
-    if (walk->root != 0) {
-        kill(root, SIGSTOP); /* unreaped: the number is its own */
-        return;              /* a step goes on */
-    }
-    tree_children(root, &children);
-    add_all(walk, &children);
-    pid_set_fini(&children);
-    kill(root, signal);
-    kill(root, SIGCONT);
+    walk->root_fd = root_fd;
+    walk->lists = signal != SIGKILL;
+    if (send_to(root, root_fd, walk->lists ? 0 : SIGSTOP) ==
+        0) /* else it is not ours to end */
+        walk->root = root;
+    if (walk->lists && walk->root != 0)
+        add_children(walk, root, root_fd, 0);
 }
 
 void tree_walk_lose_root(tree_walk *walk) {
     walk->root = 0;
 }
 
+/* ---- The walk ---- */
+
+bool tree_walk_done(const tree_walk *walk) {
+    return walk->queue_next == walk->queue_count && walk->root == 0 && !walk->lists;
+}
+
+void tree_walk_step(tree_walk *walk) {
+    for (int i = 0; i < VISITS && !tree_walk_done(walk); i++) {
+        if (walk->queue_next < walk->queue_count)
+            visit(walk, walk->queue[walk->queue_next++]);
+        else if (walk->lists)
+            begin_to_signal(walk);
+        else
+            look_at_root(walk);
+    }
+}
+
 void tree_walk_fini(tree_walk *walk) {
     pid_set_fini(&walk->members);
     os_free(walk->queue);
     *walk = (tree_walk){.signal = walk->signal};
+}
+
+void tree_kill(pid_t root, int root_fd) {
+    tree_walk walk = {0};
+    tree_walk_start(&walk, root, root_fd, SIGKILL);
+    while (!tree_walk_done(&walk))
+        tree_walk_step(&walk);
+    tree_walk_fini(&walk);
 }

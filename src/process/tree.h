@@ -25,32 +25,42 @@ typedef struct tree_member {
 /* All zero: a walk that is done. */
 typedef struct tree_walk {
     int signal; /* SIGTERM or SIGKILL */
-    pid_t root; /* 0: it has been reaped, or there is none; its number may be another's */
-    pid_set members;    /* all that were found */
-    tree_member *queue; /* those not yet visited */
+    bool lists; /* SIGTERM: not all are found yet, nobody has been signalled */
+    pid_t root; /* 0: done with, or there is none */
+    int root_fd;
+    int looks;       /* SIGKILL: at the root */
+    pid_set members; /* all that were found */
+    tree_member *queue;
     size_t queue_next, queue_count, queue_capacity;
 } tree_walk;
 
-/* Begins to signal a child of ours that is not yet reaped and all of its descendants; what the walk
- * was about before is forgotten. SIGTERM: to the child at once, then to those found below it. SIGKILL:
- * the child is stopped, so that it starts no more, its descendants are killed until a look finds no
- * new one, then the child. */
-void tree_walk_start(tree_walk *walk, pid_t root, int signal);
+/* Begins to signal a process and all of its descendants; what the walk was about before is forgotten.
+ *   root_fd  its pidfd, which stays open until the walk is done; -1: root is a child of ours, and not
+ *            yet reaped
+ * SIGTERM goes to the process first, then to those found below it; to stopped ones, SIGCONT, too.
+ * SIGKILL: the process is stopped, so that it starts no more, its descendants are killed until a look
+ * finds no new one, then the process itself. */
+void tree_walk_start(tree_walk *walk, pid_t root, int root_fd, int signal);
 
 /* Adds a child of ours, not yet reaped, to those to be visited. */
 void tree_walk_add(tree_walk *walk, pid_t pid);
 
-/* The root has been reaped: its descendants are visited all the same. */
+/* The root has been reaped: its number may be another's. Its descendants are visited all the same. */
 void tree_walk_lose_root(tree_walk *walk);
 
 bool tree_walk_done(const tree_walk *walk);
 
-/* Visits some processes: a few hundred microseconds' work. Does not wait for any's end. */
+/* Visits some processes: some hundred microseconds' work, more if one of them has thousands of
+ * children. Does not wait for any's end. */
 void tree_walk_step(tree_walk *walk);
 
 void tree_walk_fini(tree_walk *walk);
 
-/* Adds the children of a process, all its threads'. Out of memory: as many as fit. */
-void tree_children(pid_t pid, pid_set *children);
+/* A walk with SIGKILL from its start to its end. */
+void tree_kill(pid_t root, int root_fd);
+
+/* Adds the children of a process, all its threads'. Out of memory: as many as fit. False: they could
+ * not be read, for want of descriptors. */
+bool tree_children(pid_t pid, pid_set *children);
 
 #endif

@@ -7,7 +7,6 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "channel/worker_end.h"
@@ -16,6 +15,7 @@
 #include "process/crash.h"
 #include "process/executed.h"
 #include "process/function.h"
+#include "process/tie.h"
 
 _Static_assert(sizeof(crash_report) <= CHANNEL_CRASH_SIZE, "the report must fit");
 
@@ -71,13 +71,6 @@ static void set_signals(void) {
     signal(SIGCHLD, SIG_DFL);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-static void tie_to_parent(pid_t parent_pid) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    if (getppid() != parent_pid) /* it ended before the kernel knew */
-        _exit(EXIT_FAILURE);
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 }
 
 static void map_channel(const worker_setup *setup, worker_end *end) {
@@ -189,7 +182,7 @@ void worker_execute(const worker_setup *setup, char *const *command, int data_fd
              setup->fds[WORKER_FD_BELL], setup->name);
     executed_set(EXECUTED_WORKER, text);
     executed_pass_data(data_fd);
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* survives the execution */
+    tie_executed_to_parent();
     executed_ignore_interrupt();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);

@@ -22,6 +22,7 @@
 
 #include "process/crash.h"
 #include "process/pool.h"
+#include "process/tree.h"
 #include "process/worker.h"
 
 enum {
@@ -960,7 +961,7 @@ void worker_gone(process_worker *worker) {
     ended_run(pool, &list);
 }
 
-/* ---- The loss of the zygote: the kernel kills its workers, and their pidfds tell ---- */
+/* ---- The loss of the zygote: its workers are killed, and their pidfds tell ---- */
 
 static void process_ended(supervisor_source *source, const os_poller_event *event) {
     process_worker *worker =
@@ -979,7 +980,7 @@ static void orphan(process_worker *worker) {
     worker->process =
         (supervisor_source){.ready = process_ended, .fd = worker->process_fd};
     if (worker->process_fd >= 0) {
-        os_process_signal(worker->process_fd, SIGKILL); /* it may have undone its tie */
+        tree_kill(worker->pid, worker->process_fd);
         if (supervisor_add(&worker->process, false) == 0)
             return;
         worker->process.fd = -1;

@@ -25,7 +25,7 @@
  * is queued.
  *
  * If the program ends (its pidfd, or the socket's end), every worker's tree is killed at once, and
- * the zygote goes. If the zygote is killed, the kernel kills the workers (PR_SET_PDEATHSIG).
+ * the zygote goes. If the zygote is killed, the program or they themselves end the workers (tie.c).
  */
 #include "process/zygote.h"
 
@@ -35,6 +35,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -54,12 +55,12 @@ enum {
 
 enum {
     REAPED_A_TURN = 256,
-    SWEEP_SHARE =
-        4, /* after a sweep that took so long, four times as long for other things */
+    STEPS_A_TURN = 4,
+    SWEEP_SHARE = 4 /* so much more time for other things than for sweeps */
 };
 
-/* To send again when the system had no room for a message; a full socket is waited for. */
-static const int64_t resend_ns = 5 * 1000 * 1000;
+/* To try again what the system had no room for: a message (a full socket is waited for), a sweep. */
+static const int64_t retry_ns = 5 * 1000 * 1000;
 
 typedef struct zygote_worker {
     uint32_t number;
@@ -70,7 +71,8 @@ typedef struct zygote_worker {
     bool dying;
     int64_t kill_at_ns; /* dying: when the grace is over; OS_NO_DEADLINE once it is */
     tree_walk tree;     /* the signal on its way; members: also orphans that it left */
-    bool leaves;        /* it, or what it left, has died since the last sweep */
+    bool just_died;     /* since the last sweep */
+    bool leaves; /* there may be new orphans of it: it, or what it left, has just died */
     unsigned reports;
 } zygote_worker;
 
@@ -85,6 +87,7 @@ typedef struct zygote_state {
     int64_t sweep_at_ns;   /* OS_NO_DEADLINE: nothing to sweep */
     int64_t swept_ns;      /* end of the last sweep, */
     int64_t sweep_took_ns; /* and what it took */
+    size_t walked;         /* the worker whose walk got the last step */
     bool unreaped;         /* there may be more to reap */
     bool blocked;          /* the socket is full */
     int64_t resend_at_ns;  /* OS_NO_DEADLINE: nothing to send again */
@@ -174,7 +177,7 @@ static zygote_worker *find_number(zygote_state *zygote, uint32_t number) {
 static void kill_tree(zygote_worker *worker) {
     worker->kill_at_ns = OS_NO_DEADLINE;
     worker->reports |= REPORT_KILLED;
-    tree_walk_start(&worker->tree, worker->pid, SIGKILL);
+    tree_walk_start(&worker->tree, worker->pid, -1, SIGKILL);
 }
 
 static void terminate(zygote_worker *worker, int64_t grace_ns) {
@@ -186,7 +189,7 @@ static void terminate(zygote_worker *worker, int64_t grace_ns) {
         return;
     }
     worker->kill_at_ns = os_deadline_after(grace_ns);
-    tree_walk_start(&worker->tree, worker->pid, SIGTERM);
+    tree_walk_start(&worker->tree, worker->pid, -1, SIGTERM);
 }
 
 static bool is_worker(const zygote_state *zygote, pid_t pid) {
@@ -197,16 +200,18 @@ static bool is_worker(const zygote_state *zygote, pid_t pid) {
     return false;
 }
 
-/* The children that are no workers, alive or dead but not reaped, but for those of others. */
-static void find_orphans(zygote_state *zygote, pid_set *orphans) {
+/* The children that are no workers, alive or dead but not reaped, but for those of others. False: they
+ * could not be read. */
+static bool find_orphans(zygote_state *zygote, pid_set *orphans) {
     size_t kept = 0;
-    tree_children(getpid(), orphans);
+    bool readable = tree_children(getpid(), orphans);
     for (size_t i = 0; i < orphans->count; i++) {
         if (!is_worker(zygote, orphans->pids[i]) &&
             !pid_set_has(&zygote->foreign, orphans->pids[i]))
             orphans->pids[kept++] = orphans->pids[i];
     }
     orphans->count = kept;
+    return readable;
 }
 
 /* The worker whose orphan it is; NULL if it has not been seen before. */
@@ -228,13 +233,12 @@ static bool has_left(zygote_state *zygote, const zygote_worker *worker,
     return false;
 }
 
-/* It comes from one of those that have just died, or of whose orphans one may just have; which one is
- * not known. */
-static void attribute(zygote_state *zygote, pid_t orphan, const pid_set *orphans) {
+/* A new one comes from one of those that have just died, or of whose orphans one may just have; which
+ * one is not known. */
+static void attribute(zygote_state *zygote, pid_t orphan) {
     for (size_t i = 0; i < zygote->count; i++) {
-        zygote_worker *worker = &zygote->workers[i];
-        if (worker->leaves || (worker->dead && has_left(zygote, worker, orphans)))
-            pid_set_add(&worker->tree.members, orphan);
+        if (zygote->workers[i].leaves)
+            pid_set_add(&zygote->workers[i].tree.members, orphan);
     }
 }
 
@@ -242,35 +246,61 @@ static void attribute(zygote_state *zygote, pid_t orphan, const pid_set *orphans
 static void kill_orphan(zygote_state *zygote, pid_t orphan) {
     if (pid_set_has(&zygote->killed, orphan))
         return;
-    if (kill(orphan, SIGKILL) != 0 && errno == EPERM) /* unreaped: the number is its own */
-        pid_set_add(&zygote->foreign, orphan);
-    else if (pid_set_add(&zygote->killed, orphan))
+    bool killed = kill(orphan, SIGKILL) == 0 || errno != EPERM;
+    if (pid_set_add(killed ? &zygote->killed : &zygote->foreign, orphan))
         tree_walk_add(&zygote->orphans, orphan);
 }
 
-/* Deals with what dead workers left; those of which nothing is left are gone. */
-static void sweep(zygote_state *zygote) {
-    pid_set orphans = {0};
-    int64_t began_ns = os_now_ns();
-    find_orphans(zygote, &orphans);
-    for (size_t i = 0; i < orphans.count; i++) {
-        zygote_worker *owner = owner_of(zygote, orphans.pids[i]);
-        if (owner == NULL)
-            attribute(zygote, orphans.pids[i], &orphans);
-        if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
-            kill_orphan(zygote, orphans.pids[i]);
+/* One that is killed may be the orphan of a worker whose death has just been noticed, although it was
+ * found before, and taken for another's. */
+static void attribute_to_just_died(zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (zygote->workers[i].just_died)
+            pid_set_add(&zygote->workers[i].tree.members, orphan);
     }
+}
+
+static void deal_with_orphan(zygote_state *zygote, pid_t orphan) {
+    const zygote_worker *owner = owner_of(zygote, orphan);
+    if (owner == NULL)
+        attribute(zygote, orphan);
+    if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
+        kill_orphan(zygote, orphan);
+    if (pid_set_has(&zygote->killed, orphan))
+        attribute_to_just_died(zygote, orphan);
+}
+
+static void find_gone(zygote_state *zygote, const pid_set *orphans) {
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
-        worker->leaves = false;
+        worker->just_died = worker->leaves = false;
         if (worker->dead && (worker->reports & REPORT_FAILED) == 0 &&
-            !has_left(zygote, worker, &orphans))
+            !has_left(zygote, worker, orphans))
             worker->reports |= REPORT_GONE;
     }
+}
+
+/* Deals with what dead workers left; those of which nothing is left are gone. True if no orphans are
+ * left at all. */
+static bool sweep(zygote_state *zygote) {
+    pid_set orphans = {0};
+    int64_t began_ns = os_now_ns();
+    bool readable = find_orphans(zygote, &orphans), any = !readable;
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        worker->leaves |= worker->dead && has_left(zygote, worker, &orphans);
+    }
+    for (size_t i = 0; i < orphans.count; i++) {
+        deal_with_orphan(zygote, orphans.pids[i]);
+        any |= !pid_set_has(&zygote->foreign, orphans.pids[i]);
+    }
+    if (readable)
+        find_gone(zygote, &orphans);
     pid_set_fini(&orphans);
-    zygote->sweep_at_ns = OS_NO_DEADLINE;
+    zygote->sweep_at_ns = readable ? OS_NO_DEADLINE : os_deadline_after(retry_ns);
     zygote->swept_ns = os_now_ns();
     zygote->sweep_took_ns = zygote->swept_ns - began_ns;
+    return !any;
 }
 
 static void sweep_now(zygote_state *zygote) {
@@ -293,7 +323,7 @@ static void note_end(zygote_state *zygote, pid_t pid, int status) {
         zygote_worker *worker = &zygote->workers[i];
         if (worker->pid == pid && !worker->dead) {
             tree_walk_lose_root(&worker->tree);
-            worker->dead = worker->leaves = true;
+            worker->dead = worker->just_died = worker->leaves = true;
             worker->status = status;
             worker->reports |= REPORT_DIED;
             sweep_now(zygote);
@@ -328,12 +358,16 @@ static void end_graces(zygote_state *zygote) {
     }
 }
 
-/* One step of each walk. */
+/* Some steps, in turn. */
 static void walk(zygote_state *zygote) {
-    for (size_t i = 0; i < zygote->count; i++) {
-        zygote_worker *worker = &zygote->workers[i];
-        if (!tree_walk_done(&worker->tree))
-            tree_walk_step(&worker->tree);
+    int steps = 0;
+    for (size_t i = 0; i < zygote->count && steps < STEPS_A_TURN; i++) {
+        size_t at = (zygote->walked + 1 + i) % zygote->count;
+        if (tree_walk_done(&zygote->workers[at].tree))
+            continue;
+        tree_walk_step(&zygote->workers[at].tree);
+        zygote->walked = at;
+        steps++;
     }
     if (tree_walk_done(&zygote->orphans))
         return;
@@ -349,34 +383,35 @@ static bool is_walking(const zygote_state *zygote) {
     return walking;
 }
 
+/* Waits for a child's end; false if there are no children. */
+static bool await_end(zygote_state *zygote) {
+    int status;
+    pid_t pid = waitpid(-1, &status, 0);
+    if (pid > 0)
+        note_end(zygote, pid, status);
+    do {
+        reap(zygote);
+    } while (zygote->unreaped);
+    return pid > 0;
+}
+
 /* Ends every tree, then itself. */
 static _Noreturn void end_all(zygote_state *zygote) {
+    syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0); /* so that there are some */
     for (size_t i = 0; i < zygote->count; i++) {
         zygote->workers[i].kill_at_ns = OS_NO_DEADLINE;
         if (!zygote->workers[i].dead)
             kill_tree(&zygote->workers[i]);
     }
     for (;;) {
-        pid_set children = {0};
         while (is_walking(zygote))
             walk(zygote);
         for (size_t i = 0; i < zygote->count; i++)
             zygote->workers[i].dead = true; /* all children are orphans now */
-        sweep(zygote); /* the last ones to die leave orphans in their turn */
-        tree_children(getpid(), &children);
-        size_t left = children.count;
-        for (size_t i = 0; i < children.count; i++)
-            left -= pid_set_has(&zygote->foreign, children.pids[i]);
-        pid_set_fini(&children);
-        int status;
-        pid_t pid = is_walking(zygote) || left == 0 ? 0 : waitpid(-1, &status, 0);
-        if (left == 0 || pid < 0)
+        if (sweep(zygote))
             _exit(0);
-        if (pid > 0)
-            note_end(zygote, pid, status);
-        do {
-            reap(zygote);
-        } while (zygote->unreaped);
+        if (!is_walking(zygote) && !await_end(zygote))
+            _exit(0);
     }
 }
 
@@ -446,7 +481,7 @@ static void report(zygote_state *zygote) {
     if (error == EPIPE)
         end_all(zygote);
     if (error != 0 && !zygote->blocked)
-        zygote->resend_at_ns = os_deadline_after(resend_ns);
+        zygote->resend_at_ns = os_deadline_after(retry_ns);
     remove_done(zygote);
 }
 
@@ -546,10 +581,10 @@ void zygote_run(const zygote_setup *setup) {
             end_all(&zygote);
         if (events[0].revents & (POLLIN | POLLHUP | POLLERR))
             obey(&zygote);
-        reap(&zygote);
         end_graces(&zygote);
         walk(&zygote);
-        if (zygote.sweep_at_ns <= os_now_ns())
+        reap(&zygote);
+        if (zygote.sweep_at_ns <= os_now_ns() && !zygote.unreaped)
             sweep(&zygote);
         report(&zygote);
     }

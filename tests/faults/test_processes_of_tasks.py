@@ -6,10 +6,10 @@ import subprocess
 from concurrent.futures import CancelledError
 
 import pytest
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 import tasks
-from support import DEADLINE, gone
+from support import DEADLINE, children, gone, kill, threads
 
 def nothing():
     pass
@@ -85,7 +85,14 @@ def stop(pool, future):
     assert future.cancelled()
 
 
-ENDS = [time_out, cancel, stop]
+def lose_zygote(pool, future):
+    """The process that would see to the end of all is killed."""
+    (zygote,) = [pid for pid in children() if threads(pid).get(pid) == "pebble-zygote"]
+    kill(zygote)
+    assert isinstance(future.exception(DEADLINE), ProcessExpired)
+
+
+ENDS = [time_out, cancel, stop, lose_zygote]
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -100,8 +107,9 @@ def test_gone_with_the_task(way, end, started, make_flag):
         )
         assert started.wait() and child.wait()
         end(pool, future)
-        pids = child.numbers(2 if way is while_the_kill_is_on else 1)
-        assert all(gone(pid) for pid in pids)
+        sigterm_came = way is while_the_kill_is_on and end is not lose_zygote
+        pids = child.numbers(2 if sigterm_came else 1)
+        assert all(gone(pid, DEADLINE if end is lose_zygote else 0) for pid in pids)
 
 
 # ---- Standard output, inherited and held ----

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
@@ -21,6 +22,7 @@ enum { PROCESSES = SANITIZED ? 100 : 1000, PROCESSES_MAX = 20000, NOBODY = 65534
 typedef struct area {
     counter forks, started;
     uint32_t forks_max;
+    useconds_t delay_us;
     _Atomic pid_t pids[PROCESSES_MAX];
 } area;
 
@@ -62,6 +64,18 @@ static int bomb(pebble_task *task, const void *input, size_t input_size) {
     while ((place = counter_add(&shared->forks, 1) - 1) < shared->forks_max) {
         if (fork() == 0)
             atomic_store(&shared->pids[place], getpid());
+    }
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* Has so many children, which end at SIGTERM. */
+static int multiply_and_stay(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    while (counter_add(&shared->forks, 1) < shared->forks_max) {
+        if (fork() == 0)
+            break;
     }
     for (;;)
         pause();
@@ -183,6 +197,57 @@ static void test_deadlines_while_a_fork_bomb_ends(void **state) {
     close_join_free(pool);
 }
 
+/* Starts a child when its SIGTERM has come and it has stayed a while (in microseconds), and ends. That
+ * one has much memory to give back. */
+static void start_another(int signal) {
+    (void)signal;
+    usleep(shared->delay_us);
+    pid_t child = fork();
+    if (child == 0) {
+        for (;;)
+            pause();
+    }
+    atomic_store(&shared->pids[0], child);
+    _exit(0);
+}
+
+static int start_another_at_sigterm(pebble_task *task, const void *input,
+                                    size_t input_size) {
+    const size_t size = (size_t)100 << 20;
+    (void)task, (void)input, (void)input_size;
+    char *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(memory, size, MADV_NOHUGEPAGE);
+    memset(memory, 1, size);
+    signal(SIGTERM, start_another);
+    counter_add(&shared->started, 1);
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* The orphan of one task, found while the zygote is busy with another's many, is waited for by its own. */
+static void test_end_while_a_fork_bomb_ends(void **state) {
+    (void)state;
+    if (WITH_THREAD_SANITIZER)
+        skip(); /* it runs no handlers in a process that was forked from one with threads */
+    for (int i = 0; i < 5; i++) {
+        set_bomb(PROCESSES);
+        shared->delay_us = 1000 + 4000 * (useconds_t)i;
+        pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
+        pebble_future *future = schedule(pool, start_another_at_sigterm, NULL, 0, 0);
+        counter_expect(&shared->started, 1);
+        pebble_future *bombs = schedule(pool, multiply_and_stay, NULL, 0, 0);
+        counter_expect(&shared->forks, shared->forks_max);
+        assert_true(pebble_future_cancel(bombs));
+        assert_true(pebble_future_cancel(future));
+        expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+        assert_false(process_lives(atomic_load(&shared->pids[0])));
+        expect_end(bombs, PEBBLE_ERR_TASK_CANCELLED);
+        close_join_free(pool);
+    }
+}
+
 /* ---- Standard output that nobody reads ---- */
 
 /* Runs check with a full pipe for standard output, as the pool's processes get it. */
@@ -278,6 +343,7 @@ int main(void) {
         TEST(fork_bomb_cancelled),
         TEST(fork_bomb_timed_out),
         TEST(deadlines_while_a_fork_bomb_ends),
+        TEST(end_while_a_fork_bomb_ends),
         TEST(output_that_is_full),
         TEST(last_words_into_a_full_output),
         TEST(another_user),
