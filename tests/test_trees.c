@@ -401,6 +401,8 @@ static void test_left_when_program_and_zygote_are_lost(void **state) {
         pid_t program = program_start(run_shape, &i);
         counter_expect(&shared->started, shapes[i].says + 1);
         kill(program, SIGSTOP);
+        assert_int_equal(waitpid(program, NULL, WUNTRACED),
+                         program); /* all its threads are */
         process_kill(zygote_of_task());
         assert_true(wait_until(none_alive, NULL));
         program_kill(program);

@@ -1,14 +1,13 @@
-/* A zygote may be killed, and its workers are then to end with all that their tasks started. Were
- * the kernel to send them SIGKILL, what they started would survive as a stranger's children; so it
- * sends TIE_SIGNAL. Who acts upon it:
+/* A zygote may be killed, and its workers are then to end with all that their tasks started. Until
+ * its first task the kernel sends a worker SIGKILL for that. From then on what the worker has started
+ * would survive as a stranger's children; so the kernel sends TIE_SIGNAL. Who acts upon it:
  *
  * - The program, as long as it lives, stops each worker, kills its tree and then the worker
  *   (workers_orphaned()), whatever the worker itself does or has been made to ignore.
  * - The worker, for the case that the program is lost as well: its handler kills its children until
  *   it has none, since what they leave behind becomes its own in its turn, and then itself.
  *
- * Both at once do no harm: the handler is stopped with its process. Before there is a handler the
- * signal ends the process, which has started nothing yet.
+ * Both at once do no harm: the handler is stopped with its process.
  *
  * The handler runs amid anything: it neither allocates nor locks.
  */
@@ -110,24 +109,16 @@ static void end_with_children(int signal) {
 
 /* ---- The tie ---- */
 
-static void set_handler(void) {
-    struct sigaction action = {.sa_handler = end_with_children};
-    sigset_t tie;
-    sigfillset(&action.sa_mask);
-    sigaction(TIE_SIGNAL, &action, NULL);
-    sigemptyset(&tie);
-    sigaddset(&tie, TIE_SIGNAL);
-    sigprocmask(SIG_UNBLOCK, &tie, NULL);
-}
-
 void tie_to_parent(pid_t parent_pid) {
-    set_handler();
-    prctl(PR_SET_PDEATHSIG, TIE_SIGNAL, 0, 0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (getppid() != parent_pid) /* it ended before the kernel knew */
         _exit(EXIT_FAILURE);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 }
 
-void tie_executed_to_parent(void) {
-    prctl(PR_SET_PDEATHSIG, TIE_SIGNAL, 0, 0, 0); /* survives the execution */
+void tie_with_children(void) {
+    struct sigaction action = {.sa_handler = end_with_children};
+    sigfillset(&action.sa_mask);
+    if (sigaction(TIE_SIGNAL, &action, NULL) == 0)
+        prctl(PR_SET_PDEATHSIG, TIE_SIGNAL, 0, 0, 0);
 }

@@ -4,11 +4,11 @@
 
 #include <sys/types.h>
 
-/* In a worker: from now on it ends with its parent, and adopts what its descendants leave behind.
- * Does not return if the parent has ended already. */
+/* In a worker: from now on it ends with its parent, also if it executes another program, and adopts
+ * what its descendants leave behind. Does not return if the parent has ended already. */
 void tie_to_parent(pid_t parent_pid);
 
-/* In a process that is about to execute a worker: it ends with its parent. */
-void tie_executed_to_parent(void);
+/* In a worker that is about to run tasks: from now on it ends with all that these have started. */
+void tie_with_children(void);
 
 #endif

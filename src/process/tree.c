@@ -210,12 +210,15 @@ static void visit(tree_walk *walk, tree_member member) {
 
 /* ---- The root ---- */
 
-/* When a look finds nobody new, everybody has a SIGKILL. */
+/* When a look at a stopped root finds nobody new, everybody has a SIGKILL. It is stopped no sooner than
+ * that, lest it stay so if we are killed ourselves; and at each look, as somebody may let it go on. */
 static void look_at_root(tree_walk *walk) {
-    send_to(walk->root, walk->root_fd,
-            SIGSTOP); /* again: somebody may have let it go on */
+    bool stopped = walk->looks++ > 0;
+    if (stopped)
+        send_to(walk->root, walk->root_fd, SIGSTOP);
     add_children(walk, walk->root, walk->root_fd, 0);
-    if (walk->queue_next < walk->queue_count && ++walk->looks < LOOKS_MAX)
+    bool any = walk->queue_next < walk->queue_count;
+    if (!stopped || (any && walk->looks < LOOKS_MAX))
         return;
     send_to(walk->root, walk->root_fd, SIGKILL);
     walk->root = 0;
@@ -237,8 +240,7 @@ void tree_walk_start(tree_walk *walk, pid_t root, int root_fd, int signal) {
     walk->signal = signal;
     walk->root_fd = root_fd;
     walk->lists = signal != SIGKILL;
-    if (send_to(root, root_fd, walk->lists ? 0 : SIGSTOP) ==
-        0) /* else it is not ours to end */
+    if (send_to(root, root_fd, 0) == 0) /* else it is not ours to end */
         walk->root = root;
     if (walk->lists && walk->root != 0)
         add_children(walk, root, root_fd, 0);

@@ -38,8 +38,8 @@ typedef struct tree_walk {
  *   root_fd  its pidfd, which stays open until the walk is done; -1: root is a child of ours, and not
  *            yet reaped
  * SIGTERM goes to the process first, then to those found below it; to stopped ones, SIGCONT, too.
- * SIGKILL: the process is stopped, so that it starts no more, its descendants are killed until a look
- * finds no new one, then the process itself. */
+ * SIGKILL: its descendants are killed, then it is stopped, so that it starts no more, and when a look
+ * finds no new ones it is killed itself. */
 void tree_walk_start(tree_walk *walk, pid_t root, int root_fd, int signal);
 
 /* Adds a child of ours, not yet reaped, to those to be visited. */

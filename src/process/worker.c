@@ -164,6 +164,7 @@ void worker_run(const worker_setup *setup) {
     self.task.take_input = take_input;
     if (hooks->worker_start != NULL)
         hooks->worker_start(hooks->context, setup->name);
+    tie_with_children();
     serve(&self);
     if (hooks->worker_end != NULL)
         hooks->worker_end(hooks->context);
@@ -182,7 +183,7 @@ void worker_execute(const worker_setup *setup, char *const *command, int data_fd
              setup->fds[WORKER_FD_BELL], setup->name);
     executed_set(EXECUTED_WORKER, text);
     executed_pass_data(data_fd);
-    tie_executed_to_parent();
+    tie_to_parent(setup->parent_pid);
     executed_ignore_interrupt();
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
