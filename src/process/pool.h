@@ -3,7 +3,9 @@
  *   process_pool.c   what the public face asks for: schedule, cancel, close, stop, info
  *   dispatch.c       which worker gets which task; taking back; what workers are to ring for
  *   collect.c        ends of tasks, from the workers' rings to the futures; waiting
- *   workers.c        a worker's life in the program: start, deadline, kill, death
+ *   workers.c        a worker's life in the program: start, place, kill
+ *   deadlines.c      when a worker is to be looked at: its tasks' deadlines, its own end
+ *   deaths.c         what becomes of tasks when their worker dies
  *   zygote_client.c  the pool's zygote: start, requests, replies, loss
  *
  * Locks, in the order in which they may be taken: a worker's turn_lock, its receive_lock, the pool's
@@ -277,17 +279,35 @@ bool pool_wants_spare(const process_pool *pool);
  * go, finishes the pool when nothing of it runs any more. */
 void workers_attend(process_pool *pool);
 
+/* The system refuses workers: another is tried after a while, or the pool breaks. Under the lock. */
+void pool_start_refused(process_pool *pool, int error, ended_list *list);
+
+/* The zygote's answer: the process is there. process_fd may be -1. */
+void worker_spawned(process_worker *worker, pid_t pid, int process_fd);
+
+/* The zygote has answered, or never will. Under the lock. */
+void worker_note_started(process_worker *worker);
+
+/* Takes the worker out of its place, or from the spares, to those that leave. Under the lock. */
+void worker_leave_place(process_worker *worker);
+
+/* It is gone: the pool lets go of it. Supervisor's thread, no locks. */
+void worker_forget_gone(process_worker *worker);
+
+/* Supervisor's thread, in which alone workers go; takes the lock. */
+process_worker *worker_by_number(process_pool *pool, uint32_t number);
+
 /* Stops a task that was sent to the worker: ends the worker's processes, which ends the task for
  * the reason. False, unless sure: it seems to have ended meanwhile, collect and look again; if it
  * is still there then, be sure. Under the lock. */
 bool worker_stop_task(process_worker *worker, pebble_future *future, stop_reason reason,
                       bool sure);
 
-/* Sets the timer for the next look at the deadlines of the worker's tasks. Under the lock. */
-void worker_check_deadline(process_worker *worker);
-
 /* Ends the worker's process. Under the lock. */
 void worker_kill(process_worker *worker);
+
+/* Asks the zygote for that; if there is no room for the message now, it is sent again. Under the lock. */
+void worker_send_kill(process_worker *worker);
 
 /* Takes back or stops all tasks of all workers, and ends the workers. Under the lock. */
 void workers_stop_all(process_pool *pool, stop_reason reason);
@@ -301,8 +321,22 @@ void worker_retire_if_used_up(process_worker *worker);
 /* The worker must be ended because of what it wrote. Without locks. */
 void worker_damaged(process_worker *worker);
 
-/* Its process has ended (status as of waitpid()), or never came to be (error is not 0). Supervisor's
- * thread, no locks. */
+/* ---- deadlines.c ---- */
+
+/* So long from now the worker must have gone, or, the second, the zygote must have begun to kill it.
+ * Under the lock. */
+void worker_set_limit(process_worker *worker, int64_t limit_ns);
+void worker_limit_kill(process_worker *worker);
+
+/* Sets the timer for the next look at the deadlines of the worker's tasks. Under the lock. */
+void worker_check_deadline(process_worker *worker);
+
+/* The worker's timer. Supervisor's thread, no locks. */
+void worker_deadline_came(supervisor_timer *timer);
+
+/* ---- deaths.c: supervisor's thread, without locks but where another is named ---- */
+
+/* Its process has ended (status as of waitpid()), or never came to be (error is not 0). */
 void worker_died(process_worker *worker, int status, int error);
 void worker_gone(process_worker *worker);
 
@@ -312,15 +346,8 @@ void worker_kill_sent(process_worker *worker);
 /* The initializer of a worker has ended. Under the lock. */
 void worker_initialized(process_worker *worker, const receiver_end *end, ended_list *list);
 
-/* The zygote is lost: waits for the ends of its workers by itself. Supervisor's thread, no
- * locks. */
+/* The zygote is lost: kills its workers and waits for their ends without it. */
 void workers_orphaned(process_pool *pool);
-
-/* The zygote's answer: the process is there. process_fd may be -1. */
-void worker_spawned(process_worker *worker, pid_t pid, int process_fd);
-
-/* Supervisor's thread, in which alone workers go; takes the lock. */
-process_worker *worker_by_number(process_pool *pool, uint32_t number);
 
 /* ---- zygote_client.c ---- */
 

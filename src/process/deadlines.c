@@ -1,0 +1,172 @@
+/* When a worker is to be looked at: the deadlines of its tasks, and by when it must have gone.
+ *
+ * A worker has one timer, set to the earliest time at which anything of it can be due, and never put
+ * off by a task: what it finds early it sets itself for again. Everything here runs under the pool's
+ * lock, but for worker_deadline_came(), which takes it.
+ *
+ * If the zygote does not say that it has begun to kill (it was stopped, or hangs), it is asked to end
+ * with all workers when the grace and a margin are over, and killed after one more margin; the loss of a
+ * zygote is dealt with as any other. The end itself is waited for: no other worker has to go for a
+ * process that the kernel does not end.
+ */
+#include "process/pool.h"
+
+static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
+static const int64_t start_margin_ns =
+    INT64_C(1000000000); /* for a worker to take a task */
+
+/* from_ns is not negative. */
+static int64_t after(int64_t from_ns, int64_t timeout_ns) {
+    return timeout_ns < INT64_MAX - from_ns ? from_ns + timeout_ns : INT64_MAX;
+}
+
+void worker_set_limit(process_worker *worker, int64_t limit_ns) {
+    worker->limit_ns = os_deadline_after(limit_ns);
+    if (worker->limit_ns < worker->timer.deadline_ns)
+        supervisor_set_timer(&worker->timer, worker->limit_ns);
+}
+
+void worker_limit_kill(process_worker *worker) {
+    int64_t grace_ns = worker->pool->base.settings.termination_grace_ns;
+    worker_set_limit(worker, after(grace_ns, kill_margin_ns));
+}
+
+/* ---- The deadlines of tasks ---- */
+
+/* When the head task started, or since when it is known not to have: false. Once started it stays
+ * so; and the stamp is the worker's, so it counts only if it can be true. */
+static bool observe_start(process_worker *worker, const pebble_future *head,
+                          int64_t now_ns) {
+    int64_t start_ns = now_ns;
+    bool same = worker->observed == head->sequence;
+    if (same && worker->observed_started)
+        return true;
+    bool started = sender_started(&worker->sender, head->sequence, &start_ns);
+    if (!same || started) {
+        worker->observed = head->sequence;
+        worker->observed_started = started;
+        worker->observed_ns = start_ns > 0 && start_ns < now_ns ? start_ns : now_ns;
+    }
+    return started;
+}
+
+/* When to look at the head task next, which is to be acted upon if that is not after now_ns. A task
+ * that does not start although its worker is there counts as hanging after a margin. */
+static int64_t head_deadline(process_worker *worker, const pebble_future *head,
+                             int64_t now_ns) {
+    bool started = observe_start(worker, head, now_ns);
+    int64_t deadline_ns = after(worker->observed_ns, head->timeout_ns);
+    if (!started && worker->pid == 0)
+        return OS_NO_DEADLINE; /* there is no process yet: it is looked at when there is */
+    if (started || head->kind == TASK_INITIALIZER)
+        return deadline_ns;
+    if (now_ns < deadline_ns)
+        return deadline_ns;
+    /* It may start right after this look: the next ones come after as much time again each, so that
+     * its deadline is late by no more than its start. */
+    int64_t limit_ns = after(deadline_ns, start_margin_ns);
+    int64_t next_ns = after(now_ns, now_ns - worker->observed_ns);
+    return now_ns < limit_ns && next_ns < limit_ns ? next_ns : limit_ns;
+}
+
+/* The head task's time is over. Returns when to look again. */
+static int64_t end_overdue(process_worker *worker, pebble_future *head, int64_t now_ns) {
+    if (!worker->observed_started || head->kind == TASK_INITIALIZER) {
+        /* Stopped between tasks, or stuck in its start: its tasks move, those behind the head at
+         * once. The head may be one that denies its start, so it is judged when it is dead. */
+        worker_withdraw(worker, head);
+        worker_kill(worker);
+        dispatch(worker->pool);
+        return OS_NO_DEADLINE;
+    }
+    if (worker_stop_task(worker, head, STOP_TIMEOUT, worker->doubted))
+        return OS_NO_DEADLINE;
+    worker->doubted =
+        true; /* its end has come, it seems: after collecting it will be known */
+    return now_ns;
+}
+
+/* Returns when to look again. A task behind the head cannot start before that ends, so its deadline
+ * is at the earliest so long from now: when that has come (at_deadline), from then on the worker
+ * rings when the head has ended. What is overdue is ended only at_deadline, when all that the worker
+ * had sent by then is collected: the end of the head may be among it. */
+static int64_t check_tasks(process_worker *worker, int64_t now_ns, bool at_deadline) {
+    pebble_future *head = worker_head(worker);
+    int64_t next_ns = OS_NO_DEADLINE;
+    if (head == NULL || worker->state >= WORKER_KILLING)
+        return OS_NO_DEADLINE;
+    if (worker->timed > (head->timeout_ns != 0)) {
+        if (!at_deadline && !worker->watch_head)
+            next_ns = after(now_ns, worker->least_timeout_ns);
+        worker->watch_head |= at_deadline;
+    }
+    if (head->timeout_ns != 0) {
+        int64_t deadline_ns = head_deadline(worker, head, now_ns);
+        if (deadline_ns <= now_ns && at_deadline)
+            deadline_ns = end_overdue(worker, head, now_ns);
+        if (deadline_ns < next_ns)
+            next_ns = deadline_ns;
+    }
+    return next_ns;
+}
+
+static void set_timer_if_earlier(process_worker *worker, int64_t deadline_ns) {
+    if (deadline_ns < worker->timer.deadline_ns && worker->state != WORKER_DEAD)
+        supervisor_set_timer(&worker->timer, deadline_ns);
+}
+
+void worker_check_deadline(process_worker *worker) {
+    worker->doubted = false;
+    if (worker->timed > 0)
+        set_timer_if_earlier(worker, check_tasks(worker, os_now_ns(), false));
+}
+
+/* ---- The timer ---- */
+
+/* It should have gone by now. */
+static void end_late(process_worker *worker) {
+    process_pool *pool = worker->pool;
+    bool retiring = worker->state == WORKER_RETIRING;
+    worker->limit_ns = 0;
+    if (worker->orphaned)
+        return; /* its own zygote is gone, its pidfd will tell */
+    if (retiring) {
+        worker_kill(worker); /* it does not exit */
+        return;
+    }
+    int64_t end_ns = after(zygote_ask_end(pool), kill_margin_ns);
+    if (os_now_ns() < end_ns && pool->zygote_answered) /* else it has no workers to end */
+        worker->limit_ns = end_ns;
+    else
+        zygote_signal_end(pool);
+}
+
+void worker_deadline_came(supervisor_timer *timer) {
+    process_worker *worker =
+        (process_worker *)((char *)timer - offsetof(process_worker, timer));
+    process_pool *pool = worker->pool;
+    worker_ref(worker);
+    pthread_mutex_lock(&pool->base.lock);
+    bool doubted = worker->doubted; /* collecting resets it, if it finds an end */
+    pthread_mutex_unlock(&pool->base.lock);
+    worker_collect(worker);
+    pthread_mutex_lock(&pool->base.lock);
+    worker->doubted = doubted && worker->doubted;
+    int64_t now_ns = os_now_ns();
+    if (worker->limit_ns != 0 && now_ns >= worker->limit_ns)
+        end_late(worker);
+    if (worker->kill_unsent)
+        worker_send_kill(worker);
+    int64_t next_ns = check_tasks(worker, now_ns, true);
+    if (worker->limit_ns != 0 && worker->limit_ns < next_ns)
+        next_ns = worker->limit_ns;
+    set_timer_if_earlier(worker, next_ns);
+    worker_arm(worker);
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with the worker's before it looks */
+    bool passed =
+        atomic_load_explicit(&worker->up->ended, memory_order_acquire) > worker->event_at;
+    pthread_mutex_unlock(&pool->base.lock);
+    if (passed)
+        worker_collect(worker);
+    worker_unref(worker);
+}
