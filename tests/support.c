@@ -312,6 +312,25 @@ void program_kill(pid_t pid) {
     assert_int_equal(program_wait(pid), -SIGKILL);
 }
 
+/* ---- Tasks ---- */
+
+int nothing(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    return 0;
+}
+
+int square(pebble_task *task, const void *input, size_t input_size) {
+    int n = *(const int *)input, result = n * n;
+    (void)input_size;
+    return (int)pebble_task_write(task, &result, sizeof result);
+}
+
+int tell_pid(pebble_task *task, const void *input, size_t input_size) {
+    int pid = getpid();
+    (void)input, (void)input_size;
+    return (int)pebble_task_write(task, &pid, sizeof pid);
+}
+
 /* ---- Pools ---- */
 
 pebble_pool *new_process_pool(const pebble_pool_options *options) {

@@ -132,6 +132,16 @@ int program_wait(pid_t pid);
 /* SIGKILL, and waits for the end. */
 void program_kill(pid_t pid);
 
+/* ---- Tasks ---- */
+
+int nothing(pebble_task *task, const void *input, size_t input_size);
+
+/* Of an int. */
+int square(pebble_task *task, const void *input, size_t input_size);
+
+/* The result is the worker's number, an int. */
+int tell_pid(pebble_task *task, const void *input, size_t input_size);
+
 /* ---- Pools ---- */
 
 pebble_pool *new_process_pool(const pebble_pool_options *options);

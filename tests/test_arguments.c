@@ -9,11 +9,6 @@ static pebble_pool *processes, *threads;
 static pebble_future *ended;
 static int numbers[2] = {1, 2};
 
-static int nothing(pebble_task *task, const void *input, size_t size) {
-    (void)task, (void)input, (void)size;
-    return 0;
-}
-
 static int other(pebble_task *task, const void *input, size_t size) {
     (void)task, (void)input, (void)size;
     return 0;

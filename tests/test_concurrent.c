@@ -8,17 +8,6 @@
 
 static int changing; /* of the program: a process has it as it was when it was forked */
 
-static int nothing(pebble_task *task, const void *input, size_t size) {
-    (void)task, (void)input, (void)size;
-    return 0;
-}
-
-static int tell_pid(pebble_task *task, const void *input, size_t size) {
-    int pid = getpid();
-    (void)input, (void)size;
-    return (int)pebble_task_write(task, &pid, sizeof pid);
-}
-
 static int tell_thread(pebble_task *task, const void *input, size_t size) {
     int thread = gettid();
     (void)input, (void)size;

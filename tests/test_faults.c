@@ -21,12 +21,6 @@ static const char *const fault_names[OS_FAULT_KINDS] = {"none", "alloc",  "share
 
 /* ---- Tasks ---- */
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 /* Gives its input back: so large that it streams both ways. */
 static int echo(pebble_task *task, const void *input, size_t input_size) {
     return (int)pebble_task_write(task, input, input_size);

@@ -184,7 +184,7 @@ static int initialize(const void *input, size_t size) {
     return 0;
 }
 
-static int tell_pid(pebble_task *task, const void *input, size_t size) {
+static int note_and_tell_pid(pebble_task *task, const void *input, size_t size) {
     int pid = getpid();
     (void)input, (void)size;
     note(TASK, 0, NULL);
@@ -196,14 +196,14 @@ static int meet(pebble_task *task, const void *input, size_t size) {
     counter_add(&events->arrived, 1);
     if (!counter_wait(&events->arrived, *(const uint32_t *)input))
         return 1;
-    return tell_pid(task, input, size);
+    return note_and_tell_pid(task, input, size);
 }
 
 static int stay(pebble_task *task, const void *input, size_t size) {
     counter_add(&events->arrived, 1);
     if (!counter_wait(&events->go, 1))
         return 1;
-    return tell_pid(task, input, size);
+    return note_and_tell_pid(task, input, size);
 }
 
 static int hang(pebble_task *task, const void *input, size_t size) {
@@ -231,7 +231,7 @@ static int fork_and_return(pebble_task *task, const void *input, size_t size) {
         return 1;
     if (child > 0 && waitpid(child, NULL, 0) != child)
         return 2;
-    return tell_pid(task, input, size);
+    return note_and_tell_pid(task, input, size);
 }
 
 /* ---- Pools ---- */
@@ -249,7 +249,7 @@ static pebble_pool *pool_of(pebble_start_method method, int workers, uint64_t ma
 }
 
 static int run_one(pebble_pool *pool) {
-    return take_int(schedule(pool, tell_pid, NULL, 0, 0));
+    return take_int(schedule(pool, note_and_tell_pid, NULL, 0, 0));
 }
 
 /* So many workers run a task at the same time. */
@@ -474,7 +474,7 @@ static void check_closed_at_once(pebble_start_method method) {
     close_join_free(pool);
     assert_int_equal(event_count(), 0); /* without a task there are no processes */
     pool = pool_of(method, 1, 0);
-    pebble_future *future = schedule(pool, tell_pid, NULL, 0, 0);
+    pebble_future *future = schedule(pool, note_and_tell_pid, NULL, 0, 0);
     close_join_free(pool);
     take_int(future);
     check_log(method, 0);
@@ -542,7 +542,7 @@ static void test_each_pool_has_its_own(void **state) {
 static void check_concurrent(pebble_start_method method) {
     pebble_future *future;
     expect_ok(pebble_concurrent_process(
-        tell_pid, NULL, 0,
+        note_and_tell_pid, NULL, 0,
         &(const pebble_concurrent_options){.struct_size = sizeof(pebble_concurrent_options),
                                            .start_method = method,
                                            .name = "hooked",
@@ -684,7 +684,7 @@ static void expect_answers(pebble_pool *pool) {
     assert_true(pebble_pool_active(pool));
     expect_ok(pebble_pool_get_info(pool, &info));
     expect_ok(pebble_pool_get_pids(pool, NULL, 0, &count));
-    pebble_future *future = schedule(pool, tell_pid, NULL, 0, 0);
+    pebble_future *future = schedule(pool, note_and_tell_pid, NULL, 0, 0);
     pebble_future_state(future);
     pebble_future_unref(future);
 }
@@ -693,7 +693,7 @@ static void expect_answers(pebble_pool *pool) {
 static void expect_another_pool_works(void) {
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
     int input = SIGKILL;
-    take_int(schedule(pool, tell_pid, NULL, 0, 0));
+    take_int(schedule(pool, note_and_tell_pid, NULL, 0, 0));
     expect_end(schedule(pool, die_by, &input, sizeof input, 0), PEBBLE_ERR_TASK_EXPIRED);
     expect_end(schedule(pool, hang, NULL, 0, PEBBLE_MILLISECONDS(20)),
                PEBBLE_ERR_TASK_TIMEOUT);
@@ -709,7 +709,8 @@ typedef struct first_call {
 
 static void schedule_first(void *context) {
     first_call *call = context;
-    call->error = pebble_schedule(call->pool, tell_pid, NULL, 0, 0, &call->future);
+    call->error =
+        pebble_schedule(call->pool, note_and_tell_pid, NULL, 0, 0, &call->future);
     counter_add(&call->returned, 1);
 }
 
@@ -726,7 +727,7 @@ static void check_slow_zygote_hook(moment what) {
     else
         assert_int_equal(counter_value(&call.returned), 0);
     expect_answers(call.pool);
-    pebble_future *cancelled = schedule(call.pool, tell_pid, NULL, 0, 0);
+    pebble_future *cancelled = schedule(call.pool, note_and_tell_pid, NULL, 0, 0);
     assert_true(pebble_future_cancel(cancelled));
     expect_end(cancelled, PEBBLE_ERR_TASK_CANCELLED);
     assert_int_equal(times(BEFORE_WORKER), 0);
@@ -786,7 +787,7 @@ static void check_slow_start(pebble_start_method method, moment what) {
     counter_expect(&events->arrived, 1);
     expect_waiting(what);
     expect_answers(pool);
-    pebble_future *cancelled = schedule(pool, tell_pid, NULL, 0, 0);
+    pebble_future *cancelled = schedule(pool, note_and_tell_pid, NULL, 0, 0);
     assert_true(pebble_future_cancel(cancelled));
     expect_end(cancelled, PEBBLE_ERR_TASK_CANCELLED);
     expect_another_pool_works();
@@ -846,7 +847,7 @@ static void check_start_that_hangs(pebble_start_method method,
                             .initializer = initializer, .hooks = &programs_hooks,
                             .initializer_timeout_ns = PEBBLE_MILLISECONDS(200),
                             .termination_grace_ns = PEBBLE_MILLISECONDS(50)));
-    pebble_future *future = schedule(pool, tell_pid, NULL, 0, 0);
+    pebble_future *future = schedule(pool, note_and_tell_pid, NULL, 0, 0);
     expect_error(pebble_future_result(future, DEADLINE_NS, NULL, NULL), PEBBLE_ERR_BROKEN,
                  "the worker's start took longer than 0.200 s");
     pebble_future_unref(future);

@@ -34,12 +34,6 @@ enum { WORKERS = 2, HONEST = 6 };
 
 /* ---- Tasks ---- */
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 static uint32_t next_random(uint64_t *state) {
     *state ^= *state << 13;
     *state ^= *state >> 7;

@@ -30,7 +30,7 @@ static int64_t expected_of(int64_t value) {
     return value * value + 1;
 }
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
+static int square_counted(pebble_task *task, const void *input, size_t input_size) {
     int64_t value;
     if (input_size != sizeof value || (uintptr_t)input % 16 != 0)
         return pebble_task_fail(task, 77, "wrong input");
@@ -47,30 +47,30 @@ static int fails_if_odd(pebble_task *task, const void *input, size_t input_size)
         return pebble_task_fail(task, (int)value, "%d is odd", (int)value);
     if (value % 4 == 3)
         return (int)value;
-    return square(task, input, input_size);
+    return square_counted(task, input, input_size);
 }
 
 static int crashes_at_five(pebble_task *task, const void *input, size_t input_size) {
     if (*(const int64_t *)input == 5)
         raise(SIGKILL);
-    return square(task, input, input_size);
+    return square_counted(task, input, input_size);
 }
 
 static int sleeps_at_five(pebble_task *task, const void *input, size_t input_size) {
     if (*(const int64_t *)input == 5)
         for (;;)
             pause();
-    return square(task, input, input_size);
+    return square_counted(task, input, input_size);
 }
 
 static int gate(pebble_task *task, const void *input, size_t input_size) {
     counter_add(&shared->started, 1);
-    return counter_wait(&shared->go, 1) ? square(task, input, input_size) : 99;
+    return counter_wait(&shared->go, 1) ? square_counted(task, input, input_size) : 99;
 }
 
 static int gate_at_two(pebble_task *task, const void *input, size_t input_size) {
     return *(const int64_t *)input == 2 ? gate(task, input, input_size)
-                                        : square(task, input, input_size);
+                                        : square_counted(task, input, input_size);
 }
 
 /* Whatever comes, twice; aligned or it fails. */
@@ -164,7 +164,7 @@ enum { CHUNK_SIZES = sizeof chunk_sizes / sizeof chunk_sizes[0] };
 
 static void check_order(pebble_pool *pool) {
     for (size_t i = 0; i < CHUNK_SIZES; i++) {
-        pebble_map *map = map_values(pool, square, VALUES, chunk_sizes[i], 0);
+        pebble_map *map = map_values(pool, square_counted, VALUES, chunk_sizes[i], 0);
         for (int64_t value = 0; value < VALUES; value++)
             expect_square(map, expected_of(value));
         expect_over(map);
@@ -179,7 +179,7 @@ static void test_order(void **state) {
 
 static void check_nothing(pebble_pool *pool) {
     pebble_map *map = NULL;
-    expect_ok(pebble_pool_map(pool, square, NULL, 8, 0, 0, 0, &map));
+    expect_ok(pebble_pool_map(pool, square_counted, NULL, 8, 0, 0, 0, &map));
     assert_true(pebble_map_done(map));
     expect_ok(pebble_map_wait(map, 0));
     assert_false(pebble_map_cancel(map));
@@ -200,20 +200,22 @@ static void check_arguments(pebble_pool *pool) {
     pebble_map *map = NULL;
     pebble_bytes inputs[] = {{"x", 1}, {NULL, 1}};
     pebble_map_options options = PEBBLE_MAP_OPTIONS_INIT;
-    expect_error(pebble_pool_map(NULL, square, values, 8, 1, 0, 0, &map),
+    expect_error(pebble_pool_map(NULL, square_counted, values, 8, 1, 0, 0, &map),
                  PEBBLE_ERR_INVALID, "pebble_pool_map: pool is NULL");
     expect_error(pebble_pool_map(pool, NULL, values, 8, 1, 0, 0, &map),
                  PEBBLE_ERR_INVALID, "function is NULL");
-    expect_error(pebble_pool_map(pool, square, NULL, 8, 1, 0, 0, &map),
+    expect_error(pebble_pool_map(pool, square_counted, NULL, 8, 1, 0, 0, &map),
                  PEBBLE_ERR_INVALID, "items");
-    expect_error(pebble_pool_map(pool, square, values, 8, 1, 0, 0, NULL),
+    expect_error(pebble_pool_map(pool, square_counted, values, 8, 1, 0, 0, NULL),
                  PEBBLE_ERR_INVALID, "map is NULL");
-    expect_error(pebble_pool_map(pool, square, values, 8, 1, 0, -1, &map),
+    expect_error(pebble_pool_map(pool, square_counted, values, 8, 1, 0, -1, &map),
                  PEBBLE_ERR_INVALID, "timeout_ns is negative");
-    expect_error(pebble_pool_map(pool, square, values, SIZE_MAX / 2, 4, 0, 0, &map),
-                 PEBBLE_ERR_INVALID, "too large");
-    expect_error(pebble_pool_map(pool, square, values, 8, SIZE_MAX / 4, 3, 0, &map),
-                 PEBBLE_ERR_INVALID, "too large");
+    expect_error(
+        pebble_pool_map(pool, square_counted, values, SIZE_MAX / 2, 4, 0, 0, &map),
+        PEBBLE_ERR_INVALID, "too large");
+    expect_error(
+        pebble_pool_map(pool, square_counted, values, 8, SIZE_MAX / 4, 3, 0, &map),
+        PEBBLE_ERR_INVALID, "too large");
     expect_error(pebble_pool_map_with(pool, NULL, &map), PEBBLE_ERR_INVALID,
                  "pebble_pool_map_with: options");
     options.struct_size = 0;
@@ -240,7 +242,7 @@ static void check_arguments(pebble_pool *pool) {
     assert_null(pebble_map_failure(NULL));
     assert_null(pebble_map_ref(NULL));
     pebble_map_unref(NULL);
-    map = map_values(pool, square, 1, 0, 0);
+    map = map_values(pool, square_counted, 1, 0, 0);
     expect_error(pebble_map_next(map, -1, NULL, NULL), PEBBLE_ERR_INVALID,
                  "timeout_ns is negative");
     expect_error(pebble_map_wait(map, -1), PEBBLE_ERR_INVALID, "timeout_ns is negative");
@@ -258,9 +260,9 @@ static void test_after_close(void **state) {
     (void)state;
     for (int threads = 0; threads < 2; threads++) {
         pebble_pool *pool = pool_of(threads != 0, 1);
-        pebble_map *before = map_values(pool, square, 100, 7, 0);
+        pebble_map *before = map_values(pool, square_counted, 100, 7, 0);
         expect_ok(pebble_pool_close(pool));
-        expect_error(pebble_pool_map(pool, square, values, 8, 10, 2, 0, &map),
+        expect_error(pebble_pool_map(pool, square_counted, values, 8, 10, 2, 0, &map),
                      PEBBLE_ERR_NOT_ACTIVE, NULL);
         assert_null(map);
         for (int64_t value = 0; value < 100; value++)
@@ -446,7 +448,7 @@ static int takes_a_while(pebble_task *task, const void *input, size_t input_size
     int64_t until_ns = os_now_ns() + PEBBLE_MILLISECONDS(10);
     while (os_now_ns() < until_ns)
         sched_yield();
-    return square(task, input, input_size);
+    return square_counted(task, input, input_size);
 }
 
 static void test_timeout_is_of_each_chunk(void **state) {
@@ -497,7 +499,7 @@ static void test_wait_with_timeout_then_go_on(void **state) {
 }
 
 static void check_wait(pebble_pool *pool) {
-    pebble_map *map = map_values(pool, square, VALUES, 3, 0);
+    pebble_map *map = map_values(pool, square_counted, VALUES, 3, 0);
     expect_ok(pebble_map_wait(map, DEADLINE_NS));
     assert_true(pebble_map_done(map));
     assert_false(pebble_map_cancel(map));
@@ -577,7 +579,7 @@ static void check_cancel(bool threads, size_t chunk_size) {
     }
     assert_false(pebble_map_cancel(map));
     expect_over(map);
-    map = map_values(pool, square, 10, 2, 0);
+    map = map_values(pool, square_counted, 10, 2, 0);
     for (int64_t value = 0; value < 10; value++)
         expect_square(map, expected_of(value));
     expect_over(map);
@@ -653,8 +655,8 @@ static void check_many(pebble_pool *pool) {
         many[i] = i * 7 - 3;
     for (size_t i = 0; i < 3; i++) {
         pebble_map *map = NULL;
-        expect_ok(
-            pebble_pool_map(pool, square, many, sizeof *many, COUNT, chunks[i], 0, &map));
+        expect_ok(pebble_pool_map(pool, square_counted, many, sizeof *many, COUNT,
+                                  chunks[i], 0, &map));
         int64_t wrong = 0;
         for (int64_t j = 0; j < COUNT; j++) {
             const void *data = NULL;
@@ -678,10 +680,10 @@ static void test_many(void **state) {
 
 /* Two maps and single tasks share the pool. */
 static void check_beside(pebble_pool *pool) {
-    pebble_map *first = map_values(pool, square, 500, 3, 0);
+    pebble_map *first = map_values(pool, square_counted, 500, 3, 0);
     pebble_map *second = map_values(pool, fails_if_odd, 500, 1, 0);
     int64_t eleven = 11, result = 0;
-    pebble_future *single = schedule(pool, square, &eleven, sizeof eleven, 0);
+    pebble_future *single = schedule(pool, square_counted, &eleven, sizeof eleven, 0);
     for (int value = 0; value < 500; value++) {
         expect_square(first, expected_of(value));
         if (value % 2 == 0)

@@ -44,17 +44,6 @@ static int pause_for_ever(void) {
     return 0;
 }
 
-static int nothing(pebble_task *task, const void *input, size_t size) {
-    (void)task, (void)input, (void)size;
-    return 0;
-}
-
-static int tell_pid(pebble_task *task, const void *input, size_t size) {
-    int pid = getpid();
-    (void)input, (void)size;
-    return (int)pebble_task_write(task, &pid, sizeof pid);
-}
-
 static int increment(pebble_task *task, const void *input, size_t size) {
     int number = *(const int *)input + 1;
     (void)size;

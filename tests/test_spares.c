@@ -47,12 +47,6 @@ static int initialize(const void *input, size_t size) {
     return 0;
 }
 
-static int tell_pid(pebble_task *task, const void *input, size_t size) {
-    int pid = getpid();
-    (void)input, (void)size;
-    return (int)pebble_task_write(task, &pid, sizeof pid);
-}
-
 /* Ends when so many have arrived. */
 static int meet(pebble_task *task, const void *input, size_t size) {
     counter_add(&record->arrived, 1);

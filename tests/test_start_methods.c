@@ -29,12 +29,6 @@ static int increment(pebble_task *task, const void *input, size_t size) {
     return (int)pebble_task_write(task, &number, sizeof number);
 }
 
-static int tell_pid(pebble_task *task, const void *input, size_t size) {
-    int pid = getpid();
-    (void)input, (void)size;
-    return (int)pebble_task_write(task, &pid, sizeof pid);
-}
-
 static int tell_changed(pebble_task *task, const void *input, size_t size) {
     int both[2] = {changed, set_in_main};
     (void)input, (void)size;

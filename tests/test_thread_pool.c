@@ -22,11 +22,6 @@ static gate *new_gate(void) {
 
 /* ---- Tasks ---- */
 
-static int nothing(pebble_task *task, const void *input, size_t size) {
-    (void)task, (void)input, (void)size;
-    return 0;
-}
-
 static int increment(pebble_task *task, const void *input, size_t size) {
     int number = *(const int *)input + 1;
     (void)size;

@@ -186,11 +186,6 @@ static int start_processes(pebble_task *task, const void *input, size_t input_si
     return 0;
 }
 
-static int quick(pebble_task *task, const void *input, size_t input_size) {
-    (void)task, (void)input, (void)input_size;
-    return 0;
-}
-
 /* ---- In the program ---- */
 
 static pebble_pool *pool_of(int workers, int64_t grace_ns) {
@@ -242,7 +237,7 @@ static void test_cancelled(void **state) {
         counter_expect(&seen, 1);
         assert_int_equal(counter_value(&seen), 1); /* none was alive in the callback */
         expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
-        expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+        expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     }
     close_join_free(pool);
 }
@@ -282,7 +277,7 @@ static void check_end_of_worker(pebble_error (*end)(pebble_pool *)) {
         pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
         pebble_future *future = schedule_order(pool, i, RETURNS, 0);
         expect_end(future, PEBBLE_OK);
-        expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+        expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
         assert_true(alive() >= shapes[i].says);
         expect_ok(end(pool));
         expect_ok(pebble_pool_join(pool, DEADLINE_NS));
@@ -311,7 +306,7 @@ static void test_left_by_a_task_that_returned_then_replaced(void **state) {
         print_message("%s\n", shapes[i].name);
         expect_end(schedule_order(pool, i, RETURNS, 0), PEBBLE_OK);
         assert_true(wait_until(none_alive, NULL));
-        expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+        expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     }
     close_join_free(pool);
 }
@@ -324,7 +319,7 @@ static void check_death(ending how) {
         pebble_future *future = schedule_order(pool, i, how, 0);
         expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
         assert_true(wait_until(none_alive, NULL));
-        expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+        expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     }
     close_join_free(pool);
 }
@@ -355,7 +350,7 @@ static void test_left_when_the_zygote_is_killed(void **state) {
         process_kill(zygote_of_task());
         expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
         assert_true(wait_until(none_alive, NULL));
-        expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+        expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     }
     close_join_free(pool);
 }
@@ -547,7 +542,7 @@ static void test_returning_in_the_grace_is_too_late(void **state) {
     counter_expect(&shared->started, 1);
     assert_true(pebble_future_cancel(future));
     expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
-    expect_end(schedule(pool, quick, NULL, 0, 0), PEBBLE_OK);
+    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     close_join_free(pool);
 }
 

@@ -19,11 +19,6 @@ static int setup(void **state) {
     return support_setup(state);
 }
 
-static int nothing(pebble_task *task, const void *input, size_t size) {
-    (void)task, (void)input, (void)size;
-    return 0;
-}
-
 static int sleep_long(pebble_task *task, const void *input, size_t size) {
     (void)task, (void)input, (void)size;
     for (;;)

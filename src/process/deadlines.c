@@ -10,6 +10,7 @@
  * process that the kernel does not end.
  */
 #include "process/pool.h"
+#include "process/tree.h"
 
 static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
 static const int64_t start_margin_ns =
@@ -128,8 +129,10 @@ static void end_late(process_worker *worker) {
     process_pool *pool = worker->pool;
     bool retiring = worker->state == WORKER_RETIRING;
     worker->limit_ns = 0;
-    if (worker->orphaned)
-        return; /* its own zygote is gone, its pidfd will tell */
+    if (worker->orphaned) { /* its own zygote is gone */
+        tree_kill(worker->pid, worker->process_fd);
+        return;
+    }
     if (retiring) {
         worker_kill(worker); /* it does not exit */
         return;

@@ -12,7 +12,6 @@
 
 #include "process/crash.h"
 #include "process/pool.h"
-#include "process/tree.h"
 #include "process/worker.h"
 
 enum {
@@ -23,6 +22,9 @@ enum {
     START_KILLED = 1,
     TRIES_MAX = 5,
 };
+
+static const int64_t tie_limit_ns =
+    INT64_C(200000000); /* for a worker to follow its zygote */
 
 /* ---- What they died of ---- */
 
@@ -264,7 +266,7 @@ void worker_gone(process_worker *worker) {
     ended_run(pool, &list);
 }
 
-/* ---- The loss of the zygote: its workers are killed, and their pidfds tell ---- */
+/* ---- The loss of the zygote: its workers end, and their pidfds tell ---- */
 
 static void process_ended(supervisor_source *source, const os_poller_event *event) {
     process_worker *worker =
@@ -274,7 +276,7 @@ static void process_ended(supervisor_source *source, const os_poller_event *even
     worker_gone(worker);
 }
 
-/* A worker that the lost zygote will report no more. */
+/* A worker that the lost zygote will report no more. It ends by itself, or is ended after a while. */
 static void orphan(process_worker *worker) {
     if (worker->state == WORKER_DEAD) {
         worker_gone(worker);
@@ -283,9 +285,9 @@ static void orphan(process_worker *worker) {
     worker->process =
         (supervisor_source){.ready = process_ended, .fd = worker->process_fd};
     if (worker->process_fd >= 0) {
-        tree_kill(worker->pid, worker->process_fd);
         if (supervisor_add(&worker->process, false) == 0)
             return;
+        os_process_signal(worker->process_fd, SIGKILL);
         worker->process.fd = -1;
     }
     worker_died(worker, SIGKILL, 0);
@@ -315,6 +317,7 @@ void workers_orphaned(process_pool *pool) {
             worker->orphaned = true;
             worker->blameless =
                 pool->zygote_asked_ns == 0 && worker->state != WORKER_KILLING;
+            worker_set_limit(worker, tie_limit_ns);
         }
         pthread_mutex_unlock(&pool->base.lock);
         if (worker == NULL)

@@ -346,7 +346,7 @@ void worker_kill_sent(process_worker *worker);
 /* The initializer of a worker has ended. Under the lock. */
 void worker_initialized(process_worker *worker, const receiver_end *end, ended_list *list);
 
-/* The zygote is lost: kills its workers and waits for their ends without it. */
+/* The zygote is lost: its workers end, too, and their ends are waited for without it. */
 void workers_orphaned(process_pool *pool);
 
 /* ---- zygote_client.c ---- */

@@ -2,12 +2,10 @@
  * its first task the kernel sends a worker SIGKILL for that. From then on what the worker has started
  * would survive as a stranger's children; so the kernel sends TIE_SIGNAL. Who acts upon it:
  *
- * - The program, as long as it lives, stops each worker, kills its tree and then the worker
- *   (workers_orphaned()), whatever the worker itself does or has been made to ignore.
- * - The worker, for the case that the program is lost as well: its handler kills its children until
- *   it has none, since what they leave behind becomes its own in its turn, and then itself.
- *
- * Both at once do no harm: the handler is stopped with its process.
+ * - The worker: its handler kills its children until it has none, since what they leave behind becomes
+ *   its own in its turn, and then itself. So it does if the program is lost as well.
+ * - The program, if the worker does not within a while, because it has been made to ignore signals
+ *   (worker_set_limit() in workers_orphaned()): it kills the tree and then the worker.
  *
  * The handler runs amid anything: it neither allocates nor locks.
  */

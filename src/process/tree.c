@@ -91,7 +91,12 @@ typedef struct child_search {
     pid_set *found;
     bool listed;
     bool absent; /* no such list: the kernel keeps none, or the thread has ended */
+    bool full;   /* out of memory */
 } child_search;
+
+static void add_found(child_search *search, pid_t pid) {
+    search->full |= !pid_set_add(search->found, pid) && !pid_set_has(search->found, pid);
+}
 
 /* Adds the children of one thread, as the kernel lists them. */
 static void add_of_thread(pid_t thread, void *context) {
@@ -104,7 +109,7 @@ static void add_of_thread(pid_t thread, void *context) {
     search->listed |= file != NULL;
     search->absent |= file == NULL && errno == ENOENT;
     while (file != NULL && fscanf(file, "%d", &child) == 1)
-        pid_set_add(search->found, child);
+        add_found(search, child);
     if (file != NULL)
         fclose(file);
 }
@@ -113,7 +118,7 @@ static void add_if_child(pid_t pid, void *context) {
     child_search *search = context;
     process_facts facts;
     if (read_facts(pid, &facts) && facts.parent == search->parent)
-        pid_set_add(search->found, pid);
+        add_found(search, pid);
 }
 
 bool tree_children(pid_t pid, pid_set *children) {
@@ -123,9 +128,9 @@ bool tree_children(pid_t pid, pid_set *children) {
     if (!each_number(path, add_of_thread, &search))
         return errno == ENOENT || errno == ESRCH; /* it has been reaped: no children */
     if (search.listed)
-        return true;
+        return !search.full;
     /* no CONFIG_PROC_CHILDREN: look at every process */
-    return search.absent && each_number("/proc", add_if_child, &search);
+    return search.absent && each_number("/proc", add_if_child, &search) && !search.full;
 }
 
 /* As tree_children(), faster for a process with a single thread. */

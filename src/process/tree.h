@@ -59,8 +59,8 @@ void tree_walk_fini(tree_walk *walk);
 /* A walk with SIGKILL from its start to its end. */
 void tree_kill(pid_t root, int root_fd);
 
-/* Adds the children of a process, all its threads'. Out of memory: as many as fit. False: they could
- * not be read, for want of descriptors. */
+/* Adds the children of a process, all its threads'. False: for want of descriptors or memory there are
+ * only some of them, or none. */
 bool tree_children(pid_t pid, pid_set *children);
 
 #endif

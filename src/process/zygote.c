@@ -147,23 +147,6 @@ static zygote_worker *add_worker(zygote_state *zygote, uint32_t number) {
     return worker;
 }
 
-static void spawn(zygote_state *zygote, const zygote_request *request, const int *fds,
-                  size_t fd_count) {
-    zygote_worker *worker = add_worker(zygote, request->worker);
-    if (worker == NULL)
-        _exit(EXIT_FAILURE); /* the program starts another zygote */
-    errno = EMFILE;          /* if some descriptors could not be received */
-    worker->pid = fd_count == WORKER_FDS ? fork_worker(zygote, request, fds) : -1;
-    if (worker->pid > 0) {
-        os_process_open(worker->pid, &worker->pid_fd);
-        worker->reports = REPORT_SPAWNED;
-    } else {
-        worker->status = errno;
-        worker->dead = true;
-        worker->reports = REPORT_FAILED;
-    }
-}
-
 /* ---- Ending ---- */
 
 static zygote_worker *find_number(zygote_state *zygote, uint32_t number) {
@@ -395,9 +378,16 @@ static bool await_end(zygote_state *zygote) {
     return pid > 0;
 }
 
-/* Ends every tree, then itself. */
+/* All descriptors but this and the standard streams. */
+static void close_all_but(int fd) {
+    if (fd > STDERR_FILENO + 1)
+        syscall(SYS_close_range, STDERR_FILENO + 1, fd - 1, 0);
+    syscall(SYS_close_range, fd + 1, ~0U, 0);
+}
+
+/* Ends every tree, then itself: when its socket closes the program knows that nothing is left. */
 static _Noreturn void end_all(zygote_state *zygote) {
-    syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0); /* so that there are some */
+    close_all_but(zygote->setup->control_fd); /* so that there are some */
     for (size_t i = 0; i < zygote->count; i++) {
         zygote->workers[i].kill_at_ns = OS_NO_DEADLINE;
         if (!zygote->workers[i].dead)
@@ -412,6 +402,25 @@ static _Noreturn void end_all(zygote_state *zygote) {
             _exit(0);
         if (!is_walking(zygote) && !await_end(zygote))
             _exit(0);
+    }
+}
+
+/* ---- Starting ---- */
+
+static void spawn(zygote_state *zygote, const zygote_request *request, const int *fds,
+                  size_t fd_count) {
+    zygote_worker *worker = add_worker(zygote, request->worker);
+    if (worker == NULL)
+        end_all(zygote); /* the program starts another zygote */
+    errno = EMFILE;      /* if some descriptors could not be received */
+    worker->pid = fd_count == WORKER_FDS ? fork_worker(zygote, request, fds) : -1;
+    if (worker->pid > 0) {
+        os_process_open(worker->pid, &worker->pid_fd);
+        worker->reports = REPORT_SPAWNED;
+    } else {
+        worker->status = errno;
+        worker->dead = true;
+        worker->reports = REPORT_FAILED;
     }
 }
 

@@ -11,12 +11,6 @@
 
 /* ---- Tasks ---- */
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 static int leave(pebble_task *task, const void *input, size_t input_size) {
     (void)task, (void)input, (void)input_size;
     _exit(3);

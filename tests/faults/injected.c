@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
@@ -44,6 +45,7 @@ static orders *shared;
 
 static int setup(void **state) {
     shared = shared_memory(sizeof *shared);
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* what a pool leaves behind comes here */
     return support_setup(state);
 }
 
@@ -53,12 +55,6 @@ static int teardown(void **state) {
 }
 
 /* ---- Tasks ---- */
-
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
 
 static int fail_with_words(pebble_task *task, const void *input, size_t input_size) {
     (void)input_size;
@@ -76,14 +72,9 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) static int crash(
 
 /* With a child, that does not heed SIGTERM. */
 static int stay(pebble_task *task, const void *input, size_t input_size) {
-    pid_t worker = getpid();
     (void)task, (void)input, (void)input_size;
-    if (fork() == 0) {
+    if (fork() == 0)
         signal(SIGTERM, SIG_IGN);
-        prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0); /* its zygote may be lost */
-        if (getppid() != worker)
-            _exit(1);
-    }
     for (;;)
         pause();
     return 0;
@@ -275,6 +266,22 @@ static pebble_error make_pool(const scenario *run, pebble_pool **pool) {
         pool);
 }
 
+static bool none_left(void *unused) {
+    pid_t pid;
+    (void)unused;
+    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+        ;
+    return pid < 0;
+}
+
+static void expect_none_left(scenario *run) {
+    pid_t left;
+    if (wait_until(none_left, NULL) || process_children(getpid(), &left, 1) == 0)
+        return;
+    complain(run, "a process was left behind", PEBBLE_OK);
+    process_kill(left);
+}
+
 /* Returns how many calls of the kind there were in this process. */
 static unsigned run_scenario(scenario *run) {
     pebble_pool *pool = NULL;
@@ -290,6 +297,7 @@ static unsigned run_scenario(scenario *run) {
     unsigned calls = pebble_test_fault_calls();
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     pebble_pool_free(pool);
+    expect_none_left(run);
     return calls;
 }
 

@@ -44,12 +44,6 @@ static int meet(pebble_task *task, const void *input, size_t input_size) {
     return (int)pebble_task_write(task, &pid, sizeof pid);
 }
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 /* ---- In the program ---- */
 
 static const pebble_start_method methods[] = {PEBBLE_START_FORK, PEBBLE_START_FORKSERVER,

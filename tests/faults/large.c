@@ -33,12 +33,6 @@ static int setup(void **state) {
 
 /* ---- Tasks ---- */
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 static int receive_all(pebble_task *task, const void *input, size_t input_size) {
     (void)input;
     return (int)pebble_task_write(task, &input_size, sizeof input_size);

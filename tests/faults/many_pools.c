@@ -20,12 +20,6 @@ enum {
 
 /* ---- Tasks ---- */
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 static counter *met;
 
 /* Two of them wait for each other: one in each worker. */

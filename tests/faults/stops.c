@@ -57,11 +57,6 @@ static int stay(pebble_task *task, const void *input, size_t input_size) {
     return 0;
 }
 
-static int nothing(pebble_task *task, const void *input, size_t input_size) {
-    (void)task, (void)input, (void)input_size;
-    return 0;
-}
-
 /* ---- In the program ---- */
 
 static pebble_pool *pool_of_two(void) {

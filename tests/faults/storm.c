@@ -36,12 +36,6 @@ typedef enum kind {
     KINDS
 } kind;
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
 static int square_later(pebble_task *task, const void *input, size_t input_size) {
     usleep(3000);
     return square(task, input, input_size);

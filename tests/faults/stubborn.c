@@ -33,11 +33,6 @@ static int ignore_sigterm(pebble_task *task, const void *input, size_t input_siz
     return 0;
 }
 
-static int nothing(pebble_task *task, const void *input, size_t input_size) {
-    (void)task, (void)input, (void)input_size;
-    return 0;
-}
-
 /* ---- Round trips ---- */
 
 typedef struct times {

@@ -35,18 +35,6 @@ static int setup(void **state) {
 
 /* ---- Tasks ---- */
 
-static int square(pebble_task *task, const void *input, size_t input_size) {
-    int n = *(const int *)input, result = n * n;
-    (void)input_size;
-    return (int)pebble_task_write(task, &result, sizeof result);
-}
-
-static int tell_pid(pebble_task *task, const void *input, size_t input_size) {
-    int pid = getpid();
-    (void)input, (void)input_size;
-    return (int)pebble_task_write(task, &pid, sizeof pid);
-}
-
 static int stay(pebble_task *task, const void *input, size_t input_size) {
     (void)task, (void)input, (void)input_size;
     counter_add(&shared->started, 1);
