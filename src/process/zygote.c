@@ -83,6 +83,7 @@ typedef struct zygote_state {
     size_t count, capacity;
     pid_set foreign;       /* orphans that cannot be signalled */
     pid_set killed;        /* orphans that have got a SIGKILL */
+    pid_set recent;        /* orphans first found by the last sweep */
     tree_walk orphans;     /* SIGKILL on its way through those and what is below them */
     int64_t sweep_at_ns;   /* OS_NO_DEADLINE: nothing to sweep */
     int64_t swept_ns;      /* end of the last sweep, */
@@ -234,8 +235,8 @@ static void kill_orphan(zygote_state *zygote, pid_t orphan) {
         tree_walk_add(&zygote->orphans, orphan);
 }
 
-/* One that is killed may be the orphan of a worker whose death has just been noticed, although it was
- * found before, and taken for another's. */
+/* The last sweep may have found the orphan of a worker that died just before it, and which is reaped
+ * only now; so it was taken for another's. */
 static void attribute_to_just_died(zygote_state *zygote, pid_t orphan) {
     for (size_t i = 0; i < zygote->count; i++) {
         if (zygote->workers[i].just_died)
@@ -243,13 +244,16 @@ static void attribute_to_just_died(zygote_state *zygote, pid_t orphan) {
     }
 }
 
-static void deal_with_orphan(zygote_state *zygote, pid_t orphan) {
+/* Adds it to those that are new. */
+static void deal_with_orphan(zygote_state *zygote, pid_t orphan, pid_set *new) {
     const zygote_worker *owner = owner_of(zygote, orphan);
-    if (owner == NULL)
+    if (owner == NULL) {
         attribute(zygote, orphan);
+        pid_set_add(new, orphan);
+    }
     if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
         kill_orphan(zygote, orphan);
-    if (pid_set_has(&zygote->killed, orphan))
+    if (pid_set_has(&zygote->recent, orphan))
         attribute_to_just_died(zygote, orphan);
 }
 
@@ -266,7 +270,7 @@ static void find_gone(zygote_state *zygote, const pid_set *orphans) {
 /* Deals with what dead workers left; those of which nothing is left are gone. True if no orphans are
  * left at all. */
 static bool sweep(zygote_state *zygote) {
-    pid_set orphans = {0};
+    pid_set orphans = {0}, new = {0};
     int64_t began_ns = os_now_ns();
     bool readable = find_orphans(zygote, &orphans), any = !readable;
     for (size_t i = 0; i < zygote->count; i++) {
@@ -274,11 +278,16 @@ static bool sweep(zygote_state *zygote) {
         worker->leaves |= worker->dead && has_left(zygote, worker, &orphans);
     }
     for (size_t i = 0; i < orphans.count; i++) {
-        deal_with_orphan(zygote, orphans.pids[i]);
+        deal_with_orphan(zygote, orphans.pids[i], &new);
         any |= !pid_set_has(&zygote->foreign, orphans.pids[i]);
     }
-    if (readable)
+    if (readable) {
         find_gone(zygote, &orphans);
+        pid_set_fini(&zygote->recent);
+    }
+    for (size_t i = 0; i < new.count; i++)
+        pid_set_add(&zygote->recent, new.pids[i]);
+    pid_set_fini(&new);
     pid_set_fini(&orphans);
     zygote->sweep_at_ns = readable ? OS_NO_DEADLINE : os_deadline_after(retry_ns);
     zygote->swept_ns = os_now_ns();
