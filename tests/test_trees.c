@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -366,16 +367,35 @@ static int starts_and_blocks_signals(pebble_task *task, const void *input,
     sleep_on();
 }
 
-static void test_left_by_a_worker_that_blocks_signals(void **state) {
-    (void)state;
+static int starts_and_uses_up_descriptors(pebble_task *task, const void *input,
+                                          size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    note_pid(getpid());
+    start_many();
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){3, 3});
+    sleep_on();
+}
+
+static void check_zygote_killed(pebble_function function) {
     pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
     memset(shared, 0, sizeof *shared);
-    pebble_future *future = schedule(pool, starts_and_blocks_signals, NULL, 0, 0);
+    pebble_future *future = schedule(pool, function, NULL, 0, 0);
     counter_expect(&shared->started, 10);
     process_kill(zygote_of_task());
     expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
     assert_true(wait_until(none_alive, NULL));
+    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
     close_join_free(pool);
+}
+
+static void test_left_by_a_worker_that_blocks_signals(void **state) {
+    (void)state;
+    check_zygote_killed(starts_and_blocks_signals);
+}
+
+static void test_left_by_a_worker_without_descriptors(void **state) {
+    (void)state;
+    check_zygote_killed(starts_and_uses_up_descriptors);
 }
 
 static int run_shape(void *shape_index) {
@@ -734,6 +754,7 @@ int main(void) {
         TEST(left_by_an_exit),
         TEST(left_when_the_zygote_is_killed),
         TEST(left_by_a_worker_that_blocks_signals),
+        TEST(left_by_a_worker_without_descriptors),
         TEST(left_when_program_and_zygote_are_lost),
         TEST(grace_of_a_child),
         TEST(grace_ends_early),

@@ -28,6 +28,8 @@ void worker_set_limit(process_worker *worker, int64_t limit_ns) {
 }
 
 void worker_limit_kill(process_worker *worker) {
+    if (worker->orphaned)
+        return; /* it has less time */
     int64_t grace_ns = worker->pool->base.settings.termination_grace_ns;
     worker_set_limit(worker, after(grace_ns, kill_margin_ns));
 }
@@ -129,10 +131,6 @@ static void end_late(process_worker *worker) {
     process_pool *pool = worker->pool;
     bool retiring = worker->state == WORKER_RETIRING;
     worker->limit_ns = 0;
-    if (worker->orphaned) { /* its own zygote is gone */
-        tree_kill(worker->pid, worker->process_fd);
-        return;
-    }
     if (retiring) {
         worker_kill(worker); /* it does not exit */
         return;
@@ -156,7 +154,11 @@ void worker_deadline_came(supervisor_timer *timer) {
     pthread_mutex_lock(&pool->base.lock);
     worker->doubted = doubted && worker->doubted;
     int64_t now_ns = os_now_ns();
-    if (worker->limit_ns != 0 && now_ns >= worker->limit_ns)
+    bool late = worker->limit_ns != 0 && now_ns >= worker->limit_ns;
+    bool kills = late && worker->orphaned; /* its own zygote is gone */
+    if (kills)
+        worker->limit_ns = 0;
+    else if (late)
         end_late(worker);
     if (worker->kill_unsent)
         worker_send_kill(worker);
@@ -171,5 +173,7 @@ void worker_deadline_came(supervisor_timer *timer) {
     pthread_mutex_unlock(&pool->base.lock);
     if (passed)
         worker_collect(worker);
+    if (kills)
+        tree_kill(worker->pid, worker->process_fd);
     worker_unref(worker);
 }

@@ -12,6 +12,7 @@
 
 #include "process/crash.h"
 #include "process/pool.h"
+#include "process/tree.h"
 #include "process/worker.h"
 
 enum {
@@ -287,7 +288,7 @@ static void orphan(process_worker *worker) {
     if (worker->process_fd >= 0) {
         if (supervisor_add(&worker->process, false) == 0)
             return;
-        os_process_signal(worker->process_fd, SIGKILL);
+        tree_kill(worker->pid, worker->process_fd);
         worker->process.fd = -1;
     }
     worker_died(worker, SIGKILL, 0);
@@ -317,6 +318,9 @@ void workers_orphaned(process_pool *pool) {
             worker->orphaned = true;
             worker->blameless =
                 pool->zygote_asked_ns == 0 && worker->state != WORKER_KILLING;
+            worker_make_busy(worker);
+            if (worker->state == WORKER_SPARE)
+                worker_leave_place(worker);
             worker_set_limit(worker, tie_limit_ns);
         }
         pthread_mutex_unlock(&pool->base.lock);

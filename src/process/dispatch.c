@@ -85,7 +85,7 @@ pebble_future *worker_head(process_worker *worker) {
 
 void worker_make_idle(process_worker *worker) {
     process_pool *pool = worker->pool;
-    if (worker->is_idle || worker->state != WORKER_SERVING)
+    if (worker->is_idle || worker->state != WORKER_SERVING || worker->orphaned)
         return;
     worker->is_idle = true;
     worker->next = pool->idle;
@@ -184,8 +184,8 @@ static bool has_slot(process_worker *worker) {
 }
 
 static bool takes(process_worker *worker, const pebble_future *future) {
-    return worker->state == WORKER_SERVING && worker->streaming == NULL &&
-           !is_used_up(worker) && has_slot(worker) &&
+    return worker->state == WORKER_SERVING && !worker->orphaned &&
+           worker->streaming == NULL && !is_used_up(worker) && has_slot(worker) &&
            sender_has_room(&worker->sender, size_in_ring(worker->pool, future));
 }
 

@@ -11,7 +11,6 @@
  */
 #include "process/tie.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -21,6 +20,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* One that nobody uses: the kernel itself never sends it. */
@@ -30,18 +30,25 @@
 #define TIE_SIGNAL SIGPWR
 #endif
 
-enum { PATH_SIZE = 64 };
+enum {
+    PATH_SIZE = 64,
+    PROGRAMS_TURN_MS = 1000 /* it acts sooner, if it lives */
+};
 
 /* ---- Killing what the process started ---- */
+
+/* System calls as such: those of the C library may act upon a pthread_cancel(). */
+static int open_file(const char *path) {
+    return (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
+}
 
 /* A list of the kernel's: numbers, a blank after each. Returns how many could be signalled. */
 static int kill_listed(int fd) {
     char text[512];
-    ssize_t size;
-    long number = 0;
+    long size, number = 0;
     int killed = 0;
-    while ((size = read(fd, text, sizeof text)) > 0) {
-        for (ssize_t i = 0; i < size; i++) {
+    while ((size = syscall(SYS_read, fd, text, sizeof text)) > 0) {
+        for (long i = 0; i < size; i++) {
             if (text[i] >= '0' && text[i] <= '9') {
                 number = number * 10 + (text[i] - '0');
                 continue;
@@ -53,17 +60,18 @@ static int kill_listed(int fd) {
     return killed;
 }
 
+/* -1: there is no reading the list, or no such thread any more. */
 static int kill_children_of(const char *thread) {
     char path[PATH_SIZE] = "/proc/self/task/";
     if (strlen(thread) > 20)
         return 0;
     strcat(path, thread);
     strcat(path, "/children");
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open_file(path);
     if (fd < 0)
-        return 0;
+        return -1;
     int killed = kill_listed(fd);
-    close(fd);
+    syscall(SYS_close, fd);
     return killed;
 }
 
@@ -75,32 +83,49 @@ typedef struct directory_entry { /* as getdents64(2) writes it */
     char name[];
 } directory_entry;
 
+/* Returns how many there were, zombies too; -1: there is no reading the lists. */
 static int kill_children(void) {
     _Alignas(directory_entry) char entries[1024];
-    int fd = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int killed = 0;
-    long size = -1;
-    while (fd >= 0 && (size = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
+    int fd = open_file("/proc/self/task");
+    int killed = 0, readable = 0;
+    long size;
+    if (fd < 0)
+        return -1;
+    while ((size = syscall(SYS_getdents64, fd, entries, sizeof entries)) > 0) {
         for (long at = 0; at < size;) {
             const directory_entry *entry = (const void *)&entries[at];
-            if (entry->name[0] != '.')
-                killed += kill_children_of(entry->name);
+            int of_thread = entry->name[0] == '.' ? -1 : kill_children_of(entry->name);
+            readable += of_thread >= 0;
+            killed += of_thread > 0 ? of_thread : 0;
             at += entry->size;
         }
     }
-    if (fd >= 0)
-        close(fd);
-    return killed;
+    syscall(SYS_close, fd);
+    return readable > 0 ? killed : -1;
 }
 
-/* Those that die leave their children here: nothing is left when there is none to wait for. */
+static void rest(int milliseconds) {
+    struct timespec time = {.tv_sec = milliseconds / 1000,
+                            .tv_nsec = milliseconds % 1000 * 1000000};
+    syscall(SYS_nanosleep, &time, NULL);
+}
+
+/* Those that die leave their children here. Two looks must find none: a thread that ends between hands
+ * its own on to another. */
 static void end_with_children(int signal) {
     (void)signal;
-    while (kill_children() > 0) {
-        if (waitpid(-1, NULL, __WALL) < 0 && errno != EINTR)
+    syscall(SYS_close_range, 0, ~0U, 0); /* so that there are descriptors to read with */
+    for (int empty = 0; empty < 2;) {
+        int killed = kill_children();
+        if (killed < 0) {
+            rest(PROGRAMS_TURN_MS);
             break;
-        while (waitpid(-1, NULL, __WALL | WNOHANG) > 0)
+        }
+        empty = killed == 0 ? empty + 1 : 0;
+        while (syscall(SYS_wait4, -1, NULL, __WALL | WNOHANG, NULL) > 0)
             ;
+        if (killed > 0)
+            rest(1);
     }
     kill(getpid(), SIGKILL);
 }

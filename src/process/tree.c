@@ -6,7 +6,8 @@
  * SIGKILL: it signals and lists each in one visit, in that order, since a process with a SIGKILL on its
  * way forks no more. If it has died by then, its children have become the root's, which is looked at
  * again until nothing new is found. (Or those of a subreaper among the descendants, visited already. They
- * become the zygote's when that dies, which looks for such, see zygote.c.)
+ * become the zygote's when that dies, which looks for such, see zygote.c; as it does for a child of the root
+ * whose fork was under way when the root was stopped.)
  *
  * Numbers are reused. A number on a list is taken for the process that was listed as long as what has
  * it started no later than that: to pass to another within one tick of the clock, all numbers would have
@@ -209,6 +210,9 @@ static void visit(tree_walk *walk, tree_member member) {
     }
     if (known && facts.start_ticks <= member.seen_ticks)
         visit_pinned(walk, member.pid, fd, facts.threads);
+    else
+        pid_set_remove(&walk->members,
+                       member.pid); /* another process, which may be found anew */
     if (fd >= 0)
         os_fd_close(fd);
 }

@@ -224,7 +224,8 @@ void worker_forget_gone(process_worker *worker) {
 /* Gives up its place to exit. */
 static void leave_to_exit(process_worker *worker) {
     worker_leave_place(worker);
-    worker_set_limit(worker, exit_limit_ns);
+    if (!worker->orphaned)
+        worker_set_limit(worker, exit_limit_ns);
 }
 
 /* Something runs at a worker's start that may fail or hang, or is not sure to be there: the first

@@ -184,14 +184,23 @@ static bool is_worker(const zygote_state *zygote, pid_t pid) {
     return false;
 }
 
+/* True if it still cannot be signalled. */
+static bool is_foreign(zygote_state *zygote, pid_t orphan) {
+    if (!pid_set_has(&zygote->foreign, orphan))
+        return false;
+    if (kill(orphan, 0) != 0)
+        return true;
+    pid_set_remove(&zygote->foreign, orphan);
+    return false;
+}
+
 /* The children that are no workers, alive or dead but not reaped, but for those of others. False: they
  * could not be read. */
 static bool find_orphans(zygote_state *zygote, pid_set *orphans) {
     size_t kept = 0;
     bool readable = tree_children(getpid(), orphans);
     for (size_t i = 0; i < orphans->count; i++) {
-        if (!is_worker(zygote, orphans->pids[i]) &&
-            !pid_set_has(&zygote->foreign, orphans->pids[i]))
+        if (!is_worker(zygote, orphans->pids[i]) && !is_foreign(zygote, orphans->pids[i]))
             orphans->pids[kept++] = orphans->pids[i];
     }
     orphans->count = kept;
@@ -409,7 +418,9 @@ static _Noreturn void end_all(zygote_state *zygote) {
             zygote->workers[i].dead = true; /* all children are orphans now */
         if (sweep(zygote))
             _exit(0);
-        if (!is_walking(zygote) && !await_end(zygote))
+        if (zygote->sweep_at_ns != OS_NO_DEADLINE) /* it found no room */
+            nanosleep(&(struct timespec){.tv_nsec = retry_ns}, NULL);
+        else if (!is_walking(zygote) && !await_end(zygote))
             _exit(0);
     }
 }

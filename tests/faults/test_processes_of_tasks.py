@@ -99,7 +99,8 @@ ENDS = [time_out, cancel, stop, lose_zygote]
 @pytest.mark.parametrize("way", WAYS)
 def test_gone_with_the_task(way, end, started, make_flag):
     child = make_flag("child")
-    with ProcessPool(max_workers=1, termination_grace=0.2) as pool:
+    grace = 2 if way is while_the_kill_is_on else 0.2  # it has something to do in it
+    with ProcessPool(max_workers=1, termination_grace=grace) as pool:
         pool.schedule(nothing).result()  # this module has been imported: timeouts are the task's own
         timeout = 0.5 if end is time_out else None
         future = pool.schedule(
