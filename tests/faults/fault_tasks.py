@@ -118,6 +118,12 @@ def limit_stack():
     limit(resource.RLIMIT_STACK, 1 << 20)
 
 
+def use_up_processor_time():
+    resource.setrlimit(resource.RLIMIT_CPU, (1, 2))
+    while True:
+        pass
+
+
 def lower_priority():
     os.nice(19)
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import select
+import signal
 import threading
 import time
 
@@ -127,6 +128,16 @@ def test_the_program_dies_after_a_change(program, started):
 
 
 # ---- Closed descriptors ----
+
+
+def test_a_limit_of_processor_time():
+    with ProcessPool(max_workers=2) as pool:
+        future = pool.schedule(fault_tasks.use_up_processor_time)
+        while not future.done():
+            assert pool.schedule(tasks.value, args=(1,)).result() == 1
+            time.sleep(0.01)
+        assert future.exception().exitcode == -signal.SIGXCPU
+        assert pool.schedule(tasks.value, args=(2,)).result() == 2
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
@@ -105,6 +106,29 @@ static pebble_pool *pool_of(int workers) {
 static void expect_works(pebble_pool *pool) {
     for (int n = 0; n < 20; n++)
         assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), n * n);
+}
+
+/* ---- Processor time ---- */
+
+static int use_up_processor_time(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    setrlimit(RLIMIT_CPU, &(struct rlimit){1, 2});
+    for (volatile unsigned n = 0;; n++)
+        ;
+    return 0;
+}
+
+static void test_limit_of_processor_time(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(2);
+    pebble_future *future = schedule(pool, use_up_processor_time, NULL, 0, 0);
+    expect_works(pool);
+    expect_ok(pebble_future_wait(future, DEADLINE_NS));
+    assert_non_null(pebble_future_failure(future));
+    assert_int_equal(pebble_future_failure(future)->signal, SIGXCPU);
+    expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+    expect_works(pool);
+    close_join_free(pool);
 }
 
 /* ---- Fork bombs ---- */
@@ -328,13 +352,10 @@ static void test_another_user(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(fork_bomb_cancelled),
-        TEST(fork_bomb_timed_out),
-        TEST(deadlines_while_a_fork_bomb_ends),
-        TEST(end_while_a_fork_bomb_ends),
-        TEST(output_that_is_full),
-        TEST(last_words_into_a_full_output),
-        TEST(another_user),
+        TEST(limit_of_processor_time),       TEST(fork_bomb_cancelled),
+        TEST(fork_bomb_timed_out),           TEST(deadlines_while_a_fork_bomb_ends),
+        TEST(end_while_a_fork_bomb_ends),    TEST(output_that_is_full),
+        TEST(last_words_into_a_full_output), TEST(another_user),
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests_name("wild", tests, NULL, NULL);
