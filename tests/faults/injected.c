@@ -276,6 +276,12 @@ static bool none_left(void *unused) {
 
 static void expect_none_left(scenario *run) {
     pid_t left;
+    if (WITH_THREAD_SANITIZER) { /* it runs no handlers in processes forked from one with threads: those
+                                  * that have lost their zygote stay if there was no pidfd for them */
+        while (!none_left(NULL) && process_children(getpid(), &left, 1) > 0)
+            process_kill(left);
+        return;
+    }
     if (wait_until(none_left, NULL) || process_children(getpid(), &left, 1) == 0)
         return;
     complain(run, "a process was left behind", PEBBLE_OK);
