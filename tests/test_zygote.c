@@ -213,6 +213,41 @@ static void test_lost_while_workers_start(void **state) {
     close_join_free(pool);
 }
 
+/* ---- A zygote that is lost before it has told of a worker ---- */
+
+static void hang_in_zygote(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_WORKER)
+        for (;;)
+            pause();
+}
+
+static int note_pid_and_stay(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    atomic_store(&shared->foreign, getpid());
+    counter_add(&shared->started, 1);
+    for (;;)
+        pause();
+    return 0;
+}
+
+static void test_lost_before_it_told(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .after_fork_parent = hang_in_zygote};
+    (void)state;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
+    pebble_future *future = schedule(pool, note_pid_and_stay, NULL, 0, 0);
+    counter_expect(&shared->started, 1);
+    pid_t pid = atomic_load(&shared->foreign);
+    process_kill(process_parent(pid));
+    expect_ok(pebble_future_wait(future, DEADLINE_NS));
+    assert_int_equal(pebble_future_failure(future)->pid, pid);
+    expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+    expect_gone(pid);
+    stop_join_free(pool);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -222,6 +257,7 @@ int main(void) {
         TEST(foreign_process_of_a_dead_worker),
         TEST(foreign_process_of_a_killed_worker),
         TEST(lost_while_workers_start),
+        TEST(lost_before_it_told),
     };
     return cmocka_run_group_tests_name("zygote", tests, NULL, NULL);
 }

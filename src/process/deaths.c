@@ -51,7 +51,7 @@ static void expire(process_worker *worker, pebble_future *future, int status,
                    ended_list *list) {
     char message[128];
     int crash_signal = 0;
-    pebble_failure failure = {.pid = worker->pid};
+    pebble_failure failure = {.pid = worker_pid(worker)};
     describe_death(&failure, status, message, sizeof message);
     char *backtrace = crash_report_text(
         (const crash_report *)(const void *)worker->up->crash, &crash_signal);
@@ -59,7 +59,7 @@ static void expire(process_worker *worker, pebble_future *future, int status,
         os_free(backtrace);
         backtrace = NULL;
     }
-    future->pid = worker->pid;
+    future->pid = failure.pid;
     future_set_failure(future, &failure, backtrace);
     ended_add(worker->pool, list, future, FUTURE_FINISHED);
 }
@@ -75,7 +75,7 @@ static void initializer_died(process_worker *worker, int status, bool killed,
                              ended_list *list) {
     process_pool *pool = worker->pool;
     char death[128], reason[TASK_MESSAGE_SIZE];
-    pebble_failure failure = {.pid = worker->pid};
+    pebble_failure failure = {.pid = worker_pid(worker)};
     int64_t start_ns;
     bool started =
         sender_started(&worker->sender, worker_head(worker)->sequence, &start_ns);
@@ -91,9 +91,9 @@ static void initializer_died(process_worker *worker, int status, bool killed,
     else
         snprintf(reason, sizeof reason, "%s%s%s%s",
                  started ? "the initializer failed" : "the worker ended before it served",
-                 started ? "" : executed, worker->pid != 0 ? ": " : "",
-                 worker->pid != 0 ? death : ""); /* else there never was a process */
-    bool by_others = worker->pid != 0 && !killed && !started && failure.signal == SIGKILL;
+                 started ? "" : executed, failure.pid != 0 ? ": " : "",
+                 failure.pid != 0 ? death : ""); /* else there never was a process */
+    bool by_others = failure.pid != 0 && !killed && !started && failure.signal == SIGKILL;
     int counts = by_others ? START_KILLED : START_FAILED;
     start_failed(pool, counts, failure.exit_code, reason, list);
 }
@@ -222,8 +222,8 @@ void worker_died(process_worker *worker, int status, int error) {
 static void end_victim(process_worker *worker, pebble_future *victim, ended_list *list) {
     process_pool *pool = worker->pool;
     char message[96];
-    pebble_failure failure = {.pid = worker->pid};
-    victim->pid = worker->pid;
+    pebble_failure failure = {.pid = worker_pid(worker)};
+    victim->pid = failure.pid;
     switch (victim->stop_reason) {
     case STOP_TIMEOUT:
         failure.kind = PEBBLE_ERR_TASK_TIMEOUT;
