@@ -344,6 +344,8 @@ static pid_t zygote_of_task(void) {
 /* What a worker's task has started ends with it also if the zygote, which would see to it, is killed. */
 static void test_left_when_the_zygote_is_killed(void **state) {
     (void)state;
+    if (WITH_THREAD_SANITIZER)
+        skip(); /* see tie.c */
     pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
     for (int i = 0; i < SHAPES; i++) {
         print_message("%s\n", shapes[i].name);
@@ -377,6 +379,8 @@ static int starts_and_uses_up_descriptors(pebble_task *task, const void *input,
 }
 
 static void check_zygote_killed(pebble_function function) {
+    if (WITH_THREAD_SANITIZER)
+        skip();
     pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
     memset(shared, 0, sizeof *shared);
     pebble_future *future = schedule(pool, function, NULL, 0, 0);
