@@ -1,8 +1,8 @@
 /* What becomes of tasks when their worker dies, and of workers when their zygote does.
  *
- * Everything here runs in the supervisor's thread, but for worker_initialized(). A worker that has died is settled at once: the task
- * that ran ends as expired, all others go back to pending. The tasks for which it was killed, its
- * victims, end when nothing of its tree is left (worker_gone()).
+ * Everything here runs in the supervisor's thread, but for worker_initialized(). A worker that has died
+ * is settled at once: the task that ran ends as expired, all others go back to pending. The tasks for
+ * which it was killed, its victims, end when nothing of its tree is left (worker_gone()).
  */
 #include <errno.h>
 #include <signal.h>
