@@ -30,6 +30,7 @@
 #include "platform/platform.h"
 
 enum {
+    EXITING = 4, /* PF_EXITING of the kernel's <linux/sched.h> */
     PATH_SIZE = 64,
     VISITS = 16,     /* a step */
     LOOKS_MAX = 1000 /* at a root that starts processes although it was stopped */
@@ -39,6 +40,7 @@ enum {
 
 typedef struct process_facts {
     pid_t parent;
+    unsigned flags;
     long threads;
     int64_t start_ticks; /* since the system's start */
 } process_facts;
@@ -62,15 +64,20 @@ static bool read_facts(pid_t pid, process_facts *facts) {
     text[size > 0 ? size : 0] = '\0';
     char *name_end = strrchr(text, ')'); /* the name may hold anything, also ')' */
     long long start_ticks;
-    /* proc(5): state, parent, 15 others, threads, one other, start */
+    /* proc(5): state, parent, 4 others, flags, 10 others, threads, one other, start */
     if (name_end == NULL ||
         sscanf(name_end + 1,
-               " %*c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %ld "
+               " %*c %d %*s %*s %*s %*s %u %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %ld "
                "%*s %lld",
-               &facts->parent, &facts->threads, &start_ticks) != 3)
+               &facts->parent, &facts->flags, &facts->threads, &start_ticks) != 4)
         return false;
     facts->start_ticks = start_ticks;
     return true;
+}
+
+bool tree_is_exiting(pid_t pid) {
+    process_facts facts;
+    return !read_facts(pid, &facts) || (facts.flags & EXITING) != 0;
 }
 
 /* Calls visit for each number that names an entry of a directory. */
@@ -180,8 +187,8 @@ static int send_to(pid_t pid, int fd, int signal) {
 
 static void add_children(tree_walk *walk, pid_t pid, int fd, long threads) {
     pid_set children = {0};
-    int64_t seen_ticks = now_ticks();
     list_children(pid, threads, &children);
+    int64_t seen_ticks = now_ticks();
     if (send_to(pid, fd, 0) != ESRCH) {
         for (size_t i = 0; i < children.count; i++)
             add(walk, children.pids[i], seen_ticks);

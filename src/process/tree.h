@@ -1,8 +1,8 @@
 /* Process trees: finding and signalling all that a process started.
  *
  * A worker is a subreaper: what its descendants leave behind when they end becomes its own child,
- * also after a double fork or a setsid. So as long as it lives its tree is complete. When it has
- * ended, its children become the zygote's.
+ * also after a double fork or a setsid. So as long as it lives its tree is complete. What they leave
+ * behind while it exits, and its children when it has ended, become the zygote's.
  *
  * A tree may hold many thousands of processes, so a signal goes through it in steps, between which
  * the zygote does its other work: a tree_walk.
@@ -62,5 +62,9 @@ void tree_kill(pid_t root, int root_fd);
 /* Adds the children of a process, all its threads'. False: for want of descriptors or memory there are
  * only some of them, or none. */
 bool tree_children(pid_t pid, pid_set *children);
+
+/* Whether a child of ours, not yet reaped, has begun to exit (or is a zombie): from then on it takes no
+ * orphans in. True also if that cannot be told. */
+bool tree_is_exiting(pid_t pid);
 
 #endif

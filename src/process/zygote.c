@@ -5,14 +5,18 @@
  *   running → dying (told to KILL: SIGTERM sent to the tree, SIGKILL when the grace is over)
  *   running, dying → dead (reaped) → gone (nothing of its tree is left; entry removed)
  *
- * What a dead worker leaves behind becomes the zygote's own child, since the zygote is a subreaper
- * too. A child of the zygote that is no worker, an orphan, is therefore what some dead worker left. If
- * it was in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is
- * killed at once, and counted to the tree of whoever has just died: that worker is not gone before it
- * has ended, and only that one waits for it. What an orphan leaves in its turn is its worker's, too. A
- * live worker's orphans never come here, they become the worker's. The zygote looks for orphans after
- * each death of a worker at once; after that of an orphan, so that such looks take a fifth of its time
- * at most: there may be thousands.
+ * What a worker leaves behind becomes the zygote's own child, since the zygote is a subreaper too: a
+ * worker's children when it is dead, but those of its descendants from the moment that it exits, which
+ * may take long (exit_mm()). A child of the zygote that is no worker, an orphan, is therefore what some
+ * dead or exiting worker left; a live worker's orphans never come here, they become the worker's. If it
+ * was in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is killed
+ * at once. The worker is not gone before all its orphans have ended.
+ *
+ * Whose an orphan is: when a sweep first finds it, it is counted to all workers that may have left it.
+ * Those are the ones that are exiting, have died since the last sweep, or have orphans: what an orphan
+ * leaves in its turn is its worker's, too. Nobody who comes into that state later waits for it. The zygote
+ * looks for orphans after each death of a worker at once; after that of an orphan, so that such looks
+ * take a fifth of its time at most: there may be thousands.
  *
  * A process that the system does not let us signal (it has become another user's, as with sudo) is
  * not ours to end: nobody waits for it.
@@ -70,9 +74,9 @@ typedef struct zygote_worker {
     bool dead;
     bool dying;
     int64_t kill_at_ns; /* dying: when the grace is over; OS_NO_DEADLINE once it is */
-    tree_walk tree;     /* the signal on its way; members: also orphans that it left */
-    bool just_died;     /* since the last sweep */
-    bool leaves; /* there may be new orphans of it: it, or what it left, has just died */
+    tree_walk tree;     /* the signal on its way */
+    pid_set orphans;    /* that it left, or may have left; not reaped, not foreign */
+    bool leaves; /* there may be more that are new: it, or one of them, has died or is exiting */
     unsigned reports;
 } zygote_worker;
 
@@ -83,7 +87,6 @@ typedef struct zygote_state {
     size_t count, capacity;
     pid_set foreign;       /* orphans that cannot be signalled */
     pid_set killed;        /* orphans that have got a SIGKILL */
-    pid_set recent;        /* orphans first found by the last sweep */
     tree_walk orphans;     /* SIGKILL on its way through those and what is below them */
     int64_t sweep_at_ns;   /* OS_NO_DEADLINE: nothing to sweep */
     int64_t swept_ns;      /* end of the last sweep, */
@@ -207,98 +210,94 @@ static bool find_orphans(zygote_state *zygote, pid_set *orphans) {
     return readable;
 }
 
-/* The worker whose orphan it is; NULL if it has not been seen before. */
-static zygote_worker *owner_of(zygote_state *zygote, pid_t orphan) {
+/* Read after the orphans have been listed: who left one of them is exiting by then. */
+static void find_exiting(zygote_state *zygote) {
     for (size_t i = 0; i < zygote->count; i++) {
-        if (pid_set_has(&zygote->workers[i].tree.members, orphan))
-            return &zygote->workers[i];
+        zygote_worker *worker = &zygote->workers[i];
+        worker->leaves |= !worker->dead && tree_is_exiting(worker->pid);
     }
-    return NULL;
 }
 
-static bool has_left(zygote_state *zygote, const zygote_worker *worker,
-                     const pid_set *orphans) {
-    for (size_t i = 0; i < orphans->count; i++) {
-        if (pid_set_has(&worker->tree.members, orphans->pids[i]) &&
-            !pid_set_has(&zygote->foreign, orphans->pids[i]))
+static bool has_owner(const zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (pid_set_has(&zygote->workers[i].orphans, orphan))
             return true;
     }
     return false;
 }
 
-/* A new one comes from one of those that have just died, or of whose orphans one may just have; which
- * one is not known. */
-static void attribute(zygote_state *zygote, pid_t orphan) {
-    for (size_t i = 0; i < zygote->count; i++) {
-        if (zygote->workers[i].leaves)
-            pid_set_add(&zygote->workers[i].tree.members, orphan);
+/* Those whom nobody owns get their owners. False: no memory. */
+static bool find_owners(zygote_state *zygote, const pid_set *orphans) {
+    bool looked = false, found = true;
+    for (size_t i = 0; i < orphans->count; i++) {
+        pid_t orphan = orphans->pids[i];
+        if (has_owner(zygote, orphan))
+            continue;
+        if (!looked)
+            find_exiting(zygote);
+        looked = true;
+        for (size_t k = 0; k < zygote->count; k++) {
+            if (zygote->workers[k].leaves)
+                found &= pid_set_add(&zygote->workers[k].orphans, orphan);
+        }
     }
+    return found;
+}
+
+/* It has got its worker's SIGTERM, and the grace is not over. */
+static bool is_in_grace(const zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        const zygote_worker *worker = &zygote->workers[i];
+        if (worker->kill_at_ns != OS_NO_DEADLINE &&
+            pid_set_has(&worker->tree.members, orphan))
+            return true;
+    }
+    return false;
+}
+
+static void let_go(zygote_state *zygote, pid_t orphan) {
+    pid_set_add(&zygote->foreign, orphan);
+    for (size_t i = 0; i < zygote->count; i++)
+        pid_set_remove(&zygote->workers[i].orphans, orphan);
 }
 
 /* What is below it is found by the walk; or, if it has died by then, it becomes an orphan, too. */
 static void kill_orphan(zygote_state *zygote, pid_t orphan) {
     if (pid_set_has(&zygote->killed, orphan))
         return;
-    bool killed = kill(orphan, SIGKILL) == 0 || errno != EPERM;
-    if (pid_set_add(killed ? &zygote->killed : &zygote->foreign, orphan))
-        tree_walk_add(&zygote->orphans, orphan);
+    if (kill(orphan, SIGKILL) != 0 && errno == EPERM)
+        let_go(zygote, orphan);
+    else
+        pid_set_add(&zygote->killed, orphan);
+    tree_walk_add(&zygote->orphans, orphan);
 }
 
-/* The last sweep may have found the orphan of a worker that died just before it, and which is reaped
- * only now; so it was taken for another's. */
-static void attribute_to_just_died(zygote_state *zygote, pid_t orphan) {
-    for (size_t i = 0; i < zygote->count; i++) {
-        if (zygote->workers[i].just_died)
-            pid_set_add(&zygote->workers[i].tree.members, orphan);
-    }
-}
-
-/* Adds it to those that are new. */
-static void deal_with_orphan(zygote_state *zygote, pid_t orphan, pid_set *new) {
-    const zygote_worker *owner = owner_of(zygote, orphan);
-    if (owner == NULL) {
-        attribute(zygote, orphan);
-        pid_set_add(new, orphan);
-    }
-    if (owner == NULL || owner->kill_at_ns == OS_NO_DEADLINE)
-        kill_orphan(zygote, orphan);
-    if (pid_set_has(&zygote->recent, orphan))
-        attribute_to_just_died(zygote, orphan);
-}
-
-static void find_gone(zygote_state *zygote, const pid_set *orphans) {
+static void find_gone(zygote_state *zygote) {
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
-        worker->just_died = worker->leaves = false;
-        if (worker->dead && (worker->reports & REPORT_FAILED) == 0 &&
-            !has_left(zygote, worker, orphans))
+        worker->leaves = worker->orphans.count > 0;
+        if (worker->dead && (worker->reports & REPORT_FAILED) == 0 && !worker->leaves)
             worker->reports |= REPORT_GONE;
     }
 }
 
-/* Deals with what dead workers left; those of which nothing is left are gone. True if no orphans are
- * left at all. */
+/* Deals with what workers left; the dead of which nothing is left are gone. True if no orphans are left
+ * at all. */
 static bool sweep(zygote_state *zygote) {
-    pid_set orphans = {0}, new = {0};
+    pid_set orphans = {0};
     int64_t began_ns = os_now_ns();
-    bool readable = find_orphans(zygote, &orphans), any = !readable;
-    for (size_t i = 0; i < zygote->count; i++) {
-        zygote_worker *worker = &zygote->workers[i];
-        worker->leaves |= worker->dead && has_left(zygote, worker, &orphans);
-    }
+    bool complete = find_orphans(zygote, &orphans);
+    complete &= find_owners(zygote, &orphans);
+    bool any = !complete;
     for (size_t i = 0; i < orphans.count; i++) {
-        deal_with_orphan(zygote, orphans.pids[i], &new);
+        if (!is_in_grace(zygote, orphans.pids[i]))
+            kill_orphan(zygote, orphans.pids[i]);
         any |= !pid_set_has(&zygote->foreign, orphans.pids[i]);
     }
-    if (readable) {
-        find_gone(zygote, &orphans);
-        pid_set_fini(&zygote->recent);
-    }
-    for (size_t i = 0; i < new.count; i++)
-        pid_set_add(&zygote->recent, new.pids[i]);
-    pid_set_fini(&new);
+    if (complete)
+        find_gone(zygote);
     pid_set_fini(&orphans);
-    zygote->sweep_at_ns = readable ? OS_NO_DEADLINE : os_deadline_after(retry_ns);
+    zygote->sweep_at_ns = complete ? OS_NO_DEADLINE : os_deadline_after(retry_ns);
     zygote->swept_ns = os_now_ns();
     zygote->sweep_took_ns = zygote->swept_ns - began_ns;
     return !any;
@@ -324,12 +323,13 @@ static void note_end(zygote_state *zygote, pid_t pid, int status) {
         zygote_worker *worker = &zygote->workers[i];
         if (worker->pid == pid && !worker->dead) {
             tree_walk_lose_root(&worker->tree);
-            worker->dead = worker->just_died = worker->leaves = true;
+            worker->dead = worker->leaves = true;
             worker->status = status;
             worker->reports |= REPORT_DIED;
             sweep_now(zygote);
-        } else if (pid_set_has(&worker->tree.members, pid)) {
-            worker->leaves = true;
+        } else {
+            worker->leaves |= pid_set_has(&worker->orphans, pid);
+            pid_set_remove(&worker->orphans, pid);
             pid_set_remove(&worker->tree.members, pid);
         }
     }
@@ -495,6 +495,7 @@ static void remove_done(zygote_state *zygote) {
             continue;
         }
         tree_walk_fini(&worker->tree);
+        pid_set_fini(&worker->orphans);
         *worker = zygote->workers[--zygote->count];
     }
 }
