@@ -1,5 +1,4 @@
-/* Whose an orphan is: a process whose parents have ended while its worker was exiting, and which the zygote
- * finds at another worker's death, is waited for by its own worker. */
+/* Whose an orphan is: a process that has become the zygote's child is waited for by the worker that left it. */
 #include "support.h"
 
 #include <signal.h>
@@ -65,9 +64,10 @@ static _Noreturn void be_orphan(pid_t parent, pid_t worker) {
 /* It ends, with a child left behind, as soon as its worker exits. */
 static _Noreturn void be_parent(pid_t worker) {
     pid_t self = getpid();
+    bool exiting = false;
     if (fork() == 0)
         be_orphan(self, worker);
-    while (!tree_is_exiting(worker))
+    while (tree_is_exiting(worker, &exiting) && !exiting)
         usleep(50);
     _exit(0);
 }
@@ -90,6 +90,16 @@ static int leave_another(pebble_task *task, const void *input, size_t input_size
     signal(SIGTERM, SIG_IGN);
     if (fork() == 0)
         exit_slowly(SLOWNESS / 10);
+    stay();
+}
+
+/* Ends at SIGTERM, unlike its child. */
+static int leave_stubborn(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    if (fork() == 0) {
+        signal(SIGTERM, SIG_IGN);
+        stay();
+    }
     stay();
 }
 
@@ -120,11 +130,34 @@ static void test_orphan_of_an_exiting_worker(void **state) {
     print_message("found by the zygote while its worker was exiting: %u\n", found);
 }
 
+/* While workers keep ending, each with an orphan in its grace, none waits for those that come after it. */
+static void test_orphans_in_the_graces_of_many(void **state) {
+    enum { MANY = 20 };
+    pebble_future *futures[MANY];
+    int count = 0;
+    (void)state;
+    memset(shared, 0, sizeof *shared);
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = 2,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(200)));
+    do {
+        assert_true(count < MANY);
+        futures[count] = schedule(pool, leave_stubborn, NULL, 0, 0);
+        counter_expect(&shared->started, 2 * (uint32_t)(count + 1));
+        assert_true(pebble_future_cancel(futures[count]));
+        count++;
+    } while (pebble_future_wait(futures[0], PEBBLE_MILLISECONDS(100)) != PEBBLE_OK);
+    for (int i = 0; i < count; i++)
+        expect_end(futures[i], PEBBLE_ERR_TASK_CANCELLED);
+    close_join_free(pool);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(orphan_of_an_exiting_worker),
+        TEST(orphans_in_the_graces_of_many),
     };
     return cmocka_run_group_tests_name("orphans", tests, NULL, NULL);
 }

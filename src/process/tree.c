@@ -6,12 +6,12 @@
  * SIGKILL: it signals and lists each in one visit, in that order, since a process with a SIGKILL on its
  * way forks no more. If it has died by then, its children have become the root's, which is looked at
  * again until nothing new is found. (Or those of a subreaper among the descendants, visited already. They
- * become the zygote's when that dies, which looks for such, see zygote.c; as it does for a child of the root
- * whose fork was under way when the root was stopped.)
+ * become the zygote's when that dies, which looks for such, see zygote.c; as it does for what a root leaves
+ * that is exiting already, and for a child of the root whose fork was under way when that was stopped.)
  *
  * Numbers are reused. A number on a list is taken for the process that was listed as long as what has
- * it started no later than that: to pass to another within one tick of the clock, all numbers would have
- * to be handed out in it. That is asked after a pidfd has pinned the process, the signal goes through
+ * it started no later than that: to pass to another within two ticks of the clock, all numbers would have
+ * to be handed out in them. That is asked after a pidfd has pinned the process, the signal goes through
  * the pidfd, and its children count only if it is unreaped after they have been listed.
  */
 #include "process/tree.h"
@@ -75,9 +75,12 @@ static bool read_facts(pid_t pid, process_facts *facts) {
     return true;
 }
 
-bool tree_is_exiting(pid_t pid) {
+bool tree_is_exiting(pid_t pid, bool *exiting) {
     process_facts facts;
-    return !read_facts(pid, &facts) || (facts.flags & EXITING) != 0;
+    if (!read_facts(pid, &facts))
+        return false;
+    *exiting = (facts.flags & EXITING) != 0;
+    return true;
 }
 
 /* Calls visit for each number that names an entry of a directory. */
@@ -85,13 +88,15 @@ static bool each_number(const char *path, void (*visit)(pid_t, void *), void *co
     DIR *directory = opendir(path);
     if (directory == NULL)
         return false;
-    struct dirent *entry;
-    while ((entry = readdir(directory)) != NULL) {
+    const struct dirent *entry;
+    while (errno = 0, (entry = readdir(directory)) != NULL) {
         if (isdigit((unsigned char)entry->d_name[0]))
             visit((pid_t)atoi(entry->d_name), context);
     }
+    int error = errno;
     closedir(directory);
-    return true;
+    errno = error;
+    return error == 0;
 }
 
 typedef struct child_search {
@@ -99,11 +104,11 @@ typedef struct child_search {
     pid_set *found;
     bool listed;
     bool absent; /* no such list: the kernel keeps none, or the thread has ended */
-    bool full;   /* out of memory */
+    bool failed; /* out of memory, here or in the kernel */
 } child_search;
 
 static void add_found(child_search *search, pid_t pid) {
-    search->full |= !pid_set_add(search->found, pid) && !pid_set_has(search->found, pid);
+    search->failed |= !pid_set_add(search->found, pid) && !pid_set_has(search->found, pid);
 }
 
 /* Adds the children of one thread, as the kernel lists them. */
@@ -118,8 +123,10 @@ static void add_of_thread(pid_t thread, void *context) {
     search->absent |= file == NULL && errno == ENOENT;
     while (file != NULL && fscanf(file, "%d", &child) == 1)
         add_found(search, child);
-    if (file != NULL)
-        fclose(file);
+    if (file == NULL)
+        return;
+    search->failed |= ferror(file) && errno != ESRCH;
+    fclose(file);
 }
 
 static void add_if_child(pid_t pid, void *context) {
@@ -136,9 +143,9 @@ bool tree_children(pid_t pid, pid_set *children) {
     if (!each_number(path, add_of_thread, &search))
         return errno == ENOENT || errno == ESRCH; /* it has been reaped: no children */
     if (search.listed)
-        return !search.full;
+        return !search.failed;
     /* no CONFIG_PROC_CHILDREN: look at every process */
-    return search.absent && each_number("/proc", add_if_child, &search) && !search.full;
+    return search.absent && each_number("/proc", add_if_child, &search) && !search.failed;
 }
 
 /* As tree_children(), faster for a process with a single thread. */
@@ -177,6 +184,12 @@ void tree_walk_add(tree_walk *walk, pid_t pid) {
     add(walk, pid, now_ticks());
 }
 
+bool tree_walk_found(const tree_walk *walk, pid_t pid) {
+    process_facts facts;
+    return pid_set_has(&walk->members, pid) && read_facts(pid, &facts) &&
+           facts.start_ticks <= walk->seen_ticks;
+}
+
 /* Its error is what became of the signal; ESRCH: it has been reaped. Without a pidfd, since no
  * descriptors are left, by the number. */
 static int send_to(pid_t pid, int fd, int signal) {
@@ -187,8 +200,12 @@ static int send_to(pid_t pid, int fd, int signal) {
 
 static void add_children(tree_walk *walk, pid_t pid, int fd, long threads) {
     pid_set children = {0};
+    int64_t before_ticks = now_ticks();
     list_children(pid, threads, &children);
     int64_t seen_ticks = now_ticks();
+    if (seen_ticks > before_ticks + 1) /* too long to vouch for the numbers meanwhile */
+        seen_ticks = before_ticks;
+    walk->seen_ticks = seen_ticks;
     if (send_to(pid, fd, 0) != ESRCH) {
         for (size_t i = 0; i < children.count; i++)
             add(walk, children.pids[i], seen_ticks);

@@ -28,8 +28,9 @@ typedef struct tree_walk {
     bool lists; /* SIGTERM: not all are found yet, nobody has been signalled */
     pid_t root; /* 0: done with, or there is none */
     int root_fd;
-    int looks;       /* SIGKILL: at the root */
-    pid_set members; /* all that were found */
+    int looks;          /* SIGKILL: at the root */
+    pid_set members;    /* all that were found */
+    int64_t seen_ticks; /* when any was last */
     tree_member *queue;
     size_t queue_next, queue_count, queue_capacity;
 } tree_walk;
@@ -50,6 +51,9 @@ void tree_walk_lose_root(tree_walk *walk);
 
 bool tree_walk_done(const tree_walk *walk);
 
+/* Whether the walk has found it: the process that has the number now, which is a child of ours. */
+bool tree_walk_found(const tree_walk *walk, pid_t pid);
+
 /* Visits some processes: some hundred microseconds' work, more if one of them has thousands of
  * children. Does not wait for any's end. */
 void tree_walk_step(tree_walk *walk);
@@ -63,8 +67,8 @@ void tree_kill(pid_t root, int root_fd);
  * only some of them, or none. */
 bool tree_children(pid_t pid, pid_set *children);
 
-/* Whether a child of ours, not yet reaped, has begun to exit (or is a zombie): from then on it takes no
- * orphans in. True also if that cannot be told. */
-bool tree_is_exiting(pid_t pid);
+/* Whether a process has begun to exit, as it must have before it ceases to take orphans in, or is a
+ * zombie. False: that cannot be told. */
+bool tree_is_exiting(pid_t pid, bool *exiting);
 
 #endif

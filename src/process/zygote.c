@@ -12,14 +12,17 @@
  * was in a worker's tree when that got its SIGTERM it has the rest of the same grace; else it is killed
  * at once. The worker is not gone before all its orphans have ended.
  *
- * Whose an orphan is: when a sweep first finds it, it is counted to all workers that may have left it.
- * Those are the ones that are exiting, have died since the last sweep, or have orphans: what an orphan
- * leaves in its turn is its worker's, too. Nobody who comes into that state later waits for it. The zygote
- * looks for orphans after each death of a worker at once; after that of an orphan, so that such looks
- * take a fifth of its time at most: there may be thousands.
+ * Whose an orphan is: when a sweep first finds it, it is counted to the workers that may have left it.
+ * Those are the ones that are exiting, have died since the last sweep, or have orphans, since what an
+ * orphan leaves in its turn is its worker's, too. If there are several, and it was found in the tree of one,
+ * it is that one's. Nobody who comes into that state later waits for it. So a worker may wait for another's;
+ * but such have got their SIGKILL.
+ *
+ * The zygote looks for orphans at once when a worker has died or a grace is over; when an orphan has died,
+ * so that such looks take a fifth of its time at most: there may be thousands.
  *
  * A process that the system does not let us signal (it has become another user's, as with sudo) is
- * not ours to end: nobody waits for it.
+ * not ours to end: nobody waits for it, nor for what is below it, which is killed once.
  *
  * Requests are read one at a time, and at most one worker is forked a turn: a fork may take long, and
  * deaths, kills and replies are not to wait for many of them. For the same reason a signal goes through
@@ -76,7 +79,7 @@ typedef struct zygote_worker {
     int64_t kill_at_ns; /* dying: when the grace is over; OS_NO_DEADLINE once it is */
     tree_walk tree;     /* the signal on its way */
     pid_set orphans;    /* that it left, or may have left; not reaped, not foreign */
-    bool leaves; /* there may be more that are new: it, or one of them, has died or is exiting */
+    bool leaves; /* new orphans may be of it: it has some, is exiting, or has died lately */
     unsigned reports;
 } zygote_worker;
 
@@ -176,6 +179,8 @@ static void terminate(zygote_worker *worker, int64_t grace_ns) {
         return;
     }
     worker->kill_at_ns = os_deadline_after(grace_ns);
+    if (worker->kill_at_ns == OS_NO_DEADLINE) /* which says that there is no grace */
+        worker->kill_at_ns--;
     tree_walk_start(&worker->tree, worker->pid, -1, SIGTERM);
 }
 
@@ -210,12 +215,19 @@ static bool find_orphans(zygote_state *zygote, pid_set *orphans) {
     return readable;
 }
 
-/* Read after the orphans have been listed: who left one of them is exiting by then. */
-static void find_exiting(zygote_state *zygote) {
+/* Who leaves: read after the orphans were listed, as who left one of them is exiting by then. False: it
+ * cannot be told. */
+static bool find_leaving(zygote_state *zygote, size_t *leaving) {
+    *leaving = 0;
     for (size_t i = 0; i < zygote->count; i++) {
         zygote_worker *worker = &zygote->workers[i];
-        worker->leaves |= !worker->dead && tree_is_exiting(worker->pid);
+        bool exiting = false;
+        if (!worker->dead && !tree_is_exiting(worker->pid, &exiting))
+            return false;
+        worker->leaves |= exiting;
+        *leaving += worker->leaves;
     }
+    return true;
 }
 
 static bool has_owner(const zygote_state *zygote, pid_t orphan) {
@@ -226,25 +238,50 @@ static bool has_owner(const zygote_state *zygote, pid_t orphan) {
     return false;
 }
 
-/* Those whom nobody owns get their owners. False: no memory. */
+static void disown(zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++)
+        pid_set_remove(&zygote->workers[i].orphans, orphan);
+}
+
+/* The one in whose tree it was found; NULL: not known. */
+static zygote_worker *find_owner(zygote_state *zygote, pid_t orphan) {
+    for (size_t i = 0; i < zygote->count; i++) {
+        if (zygote->workers[i].leaves && tree_walk_found(&zygote->workers[i].tree, orphan))
+            return &zygote->workers[i];
+    }
+    return NULL;
+}
+
+/* False: no memory, nobody owns it. */
+static bool own(zygote_state *zygote, pid_t orphan, size_t leaving) {
+    const zygote_worker *owner = leaving > 1 ? find_owner(zygote, orphan) : NULL;
+    for (size_t i = 0; i < zygote->count; i++) {
+        zygote_worker *worker = &zygote->workers[i];
+        if (worker->leaves && (owner == NULL || owner == worker) &&
+            !pid_set_add(&worker->orphans, orphan)) {
+            disown(zygote, orphan);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Those whom nobody owns get their owners. False: not all did. */
 static bool find_owners(zygote_state *zygote, const pid_set *orphans) {
     bool looked = false, found = true;
+    size_t leaving = 0;
     for (size_t i = 0; i < orphans->count; i++) {
-        pid_t orphan = orphans->pids[i];
-        if (has_owner(zygote, orphan))
+        if (has_owner(zygote, orphans->pids[i]))
             continue;
-        if (!looked)
-            find_exiting(zygote);
+        if (!looked && !find_leaving(zygote, &leaving))
+            return false;
         looked = true;
-        for (size_t k = 0; k < zygote->count; k++) {
-            if (zygote->workers[k].leaves)
-                found &= pid_set_add(&zygote->workers[k].orphans, orphan);
-        }
+        found &= own(zygote, orphans->pids[i], leaving);
     }
     return found;
 }
 
-/* It has got its worker's SIGTERM, and the grace is not over. */
+/* It gets its worker's SIGTERM, and the grace is not over. */
 static bool is_in_grace(const zygote_state *zygote, pid_t orphan) {
     for (size_t i = 0; i < zygote->count; i++) {
         const zygote_worker *worker = &zygote->workers[i];
@@ -255,20 +292,14 @@ static bool is_in_grace(const zygote_state *zygote, pid_t orphan) {
     return false;
 }
 
-static void let_go(zygote_state *zygote, pid_t orphan) {
-    pid_set_add(&zygote->foreign, orphan);
-    for (size_t i = 0; i < zygote->count; i++)
-        pid_set_remove(&zygote->workers[i].orphans, orphan);
-}
-
 /* What is below it is found by the walk; or, if it has died by then, it becomes an orphan, too. */
 static void kill_orphan(zygote_state *zygote, pid_t orphan) {
     if (pid_set_has(&zygote->killed, orphan))
         return;
-    if (kill(orphan, SIGKILL) != 0 && errno == EPERM)
-        let_go(zygote, orphan);
-    else
-        pid_set_add(&zygote->killed, orphan);
+    bool foreign = kill(orphan, SIGKILL) != 0 && errno == EPERM;
+    pid_set_add(foreign ? &zygote->foreign : &zygote->killed, orphan);
+    if (foreign)
+        disown(zygote, orphan);
     tree_walk_add(&zygote->orphans, orphan);
 }
 
@@ -418,10 +449,12 @@ static _Noreturn void end_all(zygote_state *zygote) {
             zygote->workers[i].dead = true; /* all children are orphans now */
         if (sweep(zygote))
             _exit(0);
-        if (zygote->sweep_at_ns != OS_NO_DEADLINE) /* it found no room */
+        if (zygote->sweep_at_ns != OS_NO_DEADLINE) { /* it found no room */
             nanosleep(&(struct timespec){.tv_nsec = retry_ns}, NULL);
-        else if (!is_walking(zygote) && !await_end(zygote))
+            reap(zygote);
+        } else if (!is_walking(zygote) && !await_end(zygote)) {
             _exit(0);
+        }
     }
 }
 
