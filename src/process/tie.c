@@ -39,6 +39,7 @@ enum { HANDLERS_RUN = 1 };
 
 enum {
     PATH_SIZE = 64,
+    LOOKS_MAX = 1000,       /* at a worker whose other threads go on starting processes */
     PROGRAMS_TURN_MS = 1000 /* it acts sooner, if it lives */
 };
 
@@ -122,7 +123,7 @@ static void rest(int milliseconds) {
 static void end_with_children(int signal) {
     (void)signal;
     syscall(SYS_close_range, 0, ~0U, 0); /* so that there are descriptors to read with */
-    for (int empty = 0; empty < 2;) {
+    for (int looks = 0, empty = 0; empty < 2 && looks < LOOKS_MAX; looks++) {
         int killed = kill_children();
         if (killed < 0) {
             rest(PROGRAMS_TURN_MS);

@@ -132,7 +132,10 @@ static void add_of_thread(pid_t thread, void *context) {
 static void add_if_child(pid_t pid, void *context) {
     child_search *search = context;
     process_facts facts;
-    if (read_facts(pid, &facts) && facts.parent == search->parent)
+    errno = 0;
+    if (!read_facts(pid, &facts))
+        search->failed |= errno == EMFILE || errno == ENFILE || errno == ENOMEM;
+    else if (facts.parent == search->parent)
         add_found(search, pid);
 }
 
@@ -186,8 +189,8 @@ void tree_walk_add(tree_walk *walk, pid_t pid) {
 
 bool tree_walk_found(const tree_walk *walk, pid_t pid) {
     process_facts facts;
-    return pid_set_has(&walk->members, pid) && read_facts(pid, &facts) &&
-           facts.start_ticks <= walk->seen_ticks;
+    return pid_set_has(&walk->members, pid) &&
+           (!read_facts(pid, &facts) || facts.start_ticks <= walk->seen_ticks);
 }
 
 /* Its error is what became of the signal; ESRCH: it has been reaped. Without a pidfd, since no

@@ -51,7 +51,8 @@ void tree_walk_lose_root(tree_walk *walk);
 
 bool tree_walk_done(const tree_walk *walk);
 
-/* Whether the walk has found it: the process that has the number now, which is a child of ours. */
+/* Whether the walk has found it: the process that has the number now, which is a child of ours. True also
+ * if its number was found and it cannot be told whether it is the same. */
 bool tree_walk_found(const tree_walk *walk, pid_t pid);
 
 /* Visits some processes: some hundred microseconds' work, more if one of them has thousands of

@@ -285,22 +285,24 @@ static bool find_owners(zygote_state *zygote, const pid_set *orphans) {
 static bool is_in_grace(const zygote_state *zygote, pid_t orphan) {
     for (size_t i = 0; i < zygote->count; i++) {
         const zygote_worker *worker = &zygote->workers[i];
-        if (worker->kill_at_ns != OS_NO_DEADLINE &&
-            pid_set_has(&worker->tree.members, orphan))
+        if (worker->kill_at_ns != OS_NO_DEADLINE && tree_walk_found(&worker->tree, orphan))
             return true;
     }
     return false;
 }
 
-/* What is below it is found by the walk; or, if it has died by then, it becomes an orphan, too. */
-static void kill_orphan(zygote_state *zygote, pid_t orphan) {
-    if (pid_set_has(&zygote->killed, orphan))
-        return;
+/* What is below it is found by the walk; or, if it has died by then, it becomes an orphan, too. False: no
+ * memory to take note of it. */
+static bool kill_orphan(zygote_state *zygote, pid_t orphan) {
+    if (pid_set_has(&zygote->killed, orphan) || is_in_grace(zygote, orphan))
+        return true;
     bool foreign = kill(orphan, SIGKILL) != 0 && errno == EPERM;
-    pid_set_add(foreign ? &zygote->foreign : &zygote->killed, orphan);
+    if (!pid_set_add(foreign ? &zygote->foreign : &zygote->killed, orphan))
+        return false;
     if (foreign)
         disown(zygote, orphan);
     tree_walk_add(&zygote->orphans, orphan);
+    return true;
 }
 
 static void find_gone(zygote_state *zygote) {
@@ -319,10 +321,9 @@ static bool sweep(zygote_state *zygote) {
     int64_t began_ns = os_now_ns();
     bool complete = find_orphans(zygote, &orphans);
     complete &= find_owners(zygote, &orphans);
-    bool any = !complete;
+    bool any = false;
     for (size_t i = 0; i < orphans.count; i++) {
-        if (!is_in_grace(zygote, orphans.pids[i]))
-            kill_orphan(zygote, orphans.pids[i]);
+        complete &= kill_orphan(zygote, orphans.pids[i]);
         any |= !pid_set_has(&zygote->foreign, orphans.pids[i]);
     }
     if (complete)
@@ -331,7 +332,7 @@ static bool sweep(zygote_state *zygote) {
     zygote->sweep_at_ns = complete ? OS_NO_DEADLINE : os_deadline_after(retry_ns);
     zygote->swept_ns = os_now_ns();
     zygote->sweep_took_ns = zygote->swept_ns - began_ns;
-    return !any;
+    return complete && !any;
 }
 
 static void sweep_now(zygote_state *zygote) {
@@ -415,8 +416,13 @@ static bool is_walking(const zygote_state *zygote) {
     return walking;
 }
 
-/* Waits for a child's end; false if there are no children. */
-static bool await_end(zygote_state *zygote) {
+static bool has_children(void) {
+    siginfo_t info;
+    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 || errno != ECHILD;
+}
+
+/* Waits for a child's end. */
+static void await_end(zygote_state *zygote) {
     int status;
     pid_t pid = waitpid(-1, &status, 0);
     if (pid > 0)
@@ -424,7 +430,6 @@ static bool await_end(zygote_state *zygote) {
     do {
         reap(zygote);
     } while (zygote->unreaped);
-    return pid > 0;
 }
 
 /* All descriptors but this and the standard streams. */
@@ -439,23 +444,26 @@ static _Noreturn void end_all(zygote_state *zygote) {
     close_all_but(zygote->setup->control_fd); /* so that there are some */
     for (size_t i = 0; i < zygote->count; i++) {
         zygote->workers[i].kill_at_ns = OS_NO_DEADLINE;
-        if (!zygote->workers[i].dead)
+        if (zygote->workers[i].dead)
+            tree_walk_fini(&zygote->workers[i].tree); /* what it left is killed at once */
+        else
             kill_tree(&zygote->workers[i]);
     }
-    for (;;) {
+    while (has_children()) {
         while (is_walking(zygote))
             walk(zygote);
         for (size_t i = 0; i < zygote->count; i++)
             zygote->workers[i].dead = true; /* all children are orphans now */
         if (sweep(zygote))
-            _exit(0);
+            break;
         if (zygote->sweep_at_ns != OS_NO_DEADLINE) { /* it found no room */
             nanosleep(&(struct timespec){.tv_nsec = retry_ns}, NULL);
             reap(zygote);
-        } else if (!is_walking(zygote) && !await_end(zygote)) {
-            _exit(0);
+        } else if (!is_walking(zygote)) {
+            await_end(zygote);
         }
     }
+    _exit(0);
 }
 
 /* ---- Starting ---- */
