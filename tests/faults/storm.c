@@ -151,7 +151,7 @@ static void *run_load(void *context) {
 
 /* ---- The kills ---- */
 
-enum { DESCENDANTS_MAX = 256 };
+enum { DESCENDANTS_MAX = 256, DOOMED_MAX = 1024 };
 
 static size_t find_descendants(pid_t *pids) {
     size_t count = process_children(getpid(), pids, DESCENDANTS_MAX);
@@ -162,16 +162,17 @@ static size_t find_descendants(pid_t *pids) {
     return count;
 }
 
-static bool descends_from_here(pid_t pid) {
-    while (pid > 1 && pid != getpid())
+/* Or is it. */
+static bool descends_from(pid_t pid, pid_t ancestor) {
+    while (pid > 1 && pid != ancestor)
         pid = process_parent(pid);
-    return pid == getpid();
+    return pid == ancestor;
 }
 
 /* By a descriptor: the number may have become a stranger's. */
 static bool kill_descendant(pid_t pid) {
     int fd = -1;
-    bool killed = os_process_open(pid, &fd) == 0 && descends_from_here(pid) &&
+    bool killed = os_process_open(pid, &fd) == 0 && descends_from(pid, getpid()) &&
                   process_lives(pid) && os_process_signal(fd, SIGKILL) == 0;
     os_fd_close(fd);
     return killed;
@@ -179,7 +180,15 @@ static bool kill_descendant(pid_t pid) {
 
 typedef struct kills {
     uint64_t zygotes, others, ends_at_last_zygote;
+    pid_t doomed[DOOMED_MAX]; /* the last ones: the killed and all below them */
+    size_t doomed_count;
 } kills;
+
+/* Those that were killed do not end at once, and until then take tasks that are lost with them. */
+static void wait_for_ends(const kills *made) {
+    for (size_t i = 0; i < made->doomed_count && i < DOOMED_MAX; i++)
+        expect_gone(made->doomed[i]);
+}
 
 static void kill_one(kills *so_far, unsigned *seed, uint64_t ended) {
     pid_t pids[DESCENDANTS_MAX];
@@ -188,10 +197,16 @@ static void kill_one(kills *so_far, unsigned *seed, uint64_t ended) {
         return;
     pid_t chosen = pids[(size_t)rand_r(seed) % count];
     bool is_zygote = process_parent(chosen) == getpid();
+    size_t doomed_count = so_far->doomed_count;
     if (is_zygote && ended < so_far->ends_at_last_zygote + ENDS_BETWEEN_ZYGOTES)
         return;
+    for (size_t i = 0; i < count; i++) {
+        if (descends_from(pids[i], chosen))
+            so_far->doomed[doomed_count++ % DOOMED_MAX] = pids[i];
+    }
     if (!kill_descendant(chosen))
         return;
+    so_far->doomed_count = doomed_count;
     so_far->zygotes += is_zygote;
     so_far->others += !is_zygote;
     if (is_zygote)
@@ -245,6 +260,7 @@ static void test_storm(void **state) {
     for (int i = 0; i < THREADS; i++)
         pthread_join(loads[i].thread, NULL);
     check_loads(loads, &made);
+    wait_for_ends(&made);
     for (int n = 0; n < WORKERS; n++) /* all is well again */
         futures[n] = schedule(pool, square, &n, sizeof n, 0);
     for (int n = 0; n < WORKERS; n++)

@@ -2,9 +2,9 @@
 
 import os
 import random
-import signal
 import threading
 import time
+from contextlib import ExitStack, suppress
 
 import pytest
 from pebble import ProcessExpired, ProcessPool
@@ -17,6 +17,7 @@ from support import (
     gone,
     helper_of_multiprocessing,
     kill,
+    readable,
     start_workers,
     threads,
 )
@@ -158,23 +159,39 @@ class Load:
             thread.join()
 
 
+def wait_for_end(descriptor):
+    ended = readable(descriptor, DEADLINE)
+    os.close(descriptor)
+    assert ended
+
+
+def kill_and_note(pid, doomed):
+    """True if there was such a process. `doomed` waits for its end and that of all below it, which
+    is not at once: until then they take tasks that are lost with them."""
+    for each in {pid} | descendants(pid):
+        with suppress(ProcessLookupError):
+            if not helper_of_multiprocessing(each):
+                doomed.callback(wait_for_end, os.pidfd_open(each))
+    with suppress(ProcessLookupError):
+        kill(pid)
+        return True
+    return False
+
+
 @pytest.mark.timeout(STORM_SECONDS + 60)
 def test_random_kills_under_load(start_method):
     """Every 20 ms, or where a worker or a zygote takes long to start, at its pace."""
     interval = 0.02 if start_method == "fork" else 0.1
     worker_count, kills = 4, 0
-    with ProcessPool(max_workers=worker_count) as pool:
+    with ProcessPool(max_workers=worker_count) as pool, ExitStack() as doomed:
         load = Load(pool, 8)
         end = time.monotonic() + STORM_SECONDS
         while time.monotonic() < end:
             time.sleep(interval)
             pids = [pid for pid in descendants() if not helper_of_multiprocessing(pid)]
-            try:
-                os.kill(random.choice(pids or [NOBODY]), signal.SIGKILL)
-                kills += 1
-            except ProcessLookupError:
-                pass
+            kills += kill_and_note(random.choice(pids or [NOBODY]), doomed)
         load.end()
+        doomed.close()
         assert_usable(pool)
     assert load.wrong == []
     assert load.performed > 100
