@@ -23,7 +23,7 @@ def catch_all(started, caught):
         try:
             started.set()
             while True:
-                signal.pause()
+                tasks.rest()
         except BaseException as error:
             if isinstance(error, SystemExit):
                 caught.set()
@@ -34,7 +34,7 @@ def catch_once(started, caught):
     try:
         started.set()
         while True:
-            signal.pause()
+            tasks.rest()
     except BaseException:
         caught.set()
     return "caught"
