@@ -291,8 +291,8 @@ static bool is_in_grace(const zygote_state *zygote, pid_t orphan) {
     return false;
 }
 
-/* What is below it is found by the walk; or, if it has died by then, it becomes an orphan, too. False: no
- * memory to take note of it. */
+/* Unless it has still its grace. What is below it is found by the walk; or, if it has died by then, it
+ * becomes an orphan, too. False: no memory to take note of it. */
 static bool kill_orphan(zygote_state *zygote, pid_t orphan) {
     if (pid_set_has(&zygote->killed, orphan) || is_in_grace(zygote, orphan))
         return true;
