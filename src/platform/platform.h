@@ -11,6 +11,7 @@
 #ifndef PEBBLE_PLATFORM_H
 #define PEBBLE_PLATFORM_H
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -206,8 +207,8 @@ void os_thread_set_name(const char *name);
 typedef enum os_fault {
     OS_FAULT_NONE,
     OS_FAULT_ALLOC,   /* ENOMEM */
-    OS_FAULT_SHARED,  /* memfd or mmap: ENOMEM */
-    OS_FAULT_FD,      /* eventfd, socketpair, epoll, timerfd, pidfd: EMFILE */
+    OS_FAULT_SHARED,  /* memfd, mmap and what is done with them: ENOMEM */
+    OS_FAULT_FD,      /* what gives a descriptor, or adds one to a poller: EMFILE */
     OS_FAULT_FORK,    /* EAGAIN */
     OS_FAULT_THREAD,  /* EAGAIN */
     OS_FAULT_MESSAGE, /* sending on a socket: ENOBUFS */
@@ -219,11 +220,18 @@ typedef enum os_fault {
  * it if repeat. OS_FAULT_NONE disarms. */
 __attribute__((visibility("default"))) void pebble_test_fault(os_fault kind, unsigned nth,
                                                               bool repeat);
+/* The same, counting in memory that several processes may share, from what is there. */
+__attribute__((visibility("default"))) void pebble_test_fault_shared(
+    os_fault kind, unsigned nth, bool repeat, _Atomic unsigned *calls);
 /* How many calls of the armed kind there have been since it was armed. */
 __attribute__((visibility("default"))) unsigned pebble_test_fault_calls(void);
 bool os_fault_hits(os_fault kind);
 #else
 #define os_fault_hits(kind) false
 #endif
+
+/* What a call of the system gives; or, if it is the one to fail, that value with that errno. */
+#define os_attempt(kind, error, failed, call)                                            \
+    (os_fault_hits(kind) ? (errno = (error), (failed)) : (call))
 
 #endif

@@ -410,10 +410,13 @@ HANDLER static void handle_crash(int signal, siginfo_t *info, void *context) {
 /* A stack with a page below it that faults, or NULL. */
 static void *stack_new(size_t size) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    char *memory = mmap(NULL, page + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *memory =
+        os_attempt(OS_FAULT_SHARED, ENOMEM, MAP_FAILED,
+                   mmap(NULL, page + size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (memory == MAP_FAILED)
         return NULL;
-    if (mprotect(memory + page, size, PROT_READ | PROT_WRITE) != 0) {
+    if (os_attempt(OS_FAULT_SHARED, ENOMEM, -1,
+                   mprotect(memory + page, size, PROT_READ | PROT_WRITE)) != 0) {
         munmap(memory, page + size);
         return NULL;
     }

@@ -64,7 +64,9 @@ static void map_data(void) {
     int fd = atoi(text);
     unsetenv(EXECUTED_DATA);
     if (fstat(fd, &status) == 0 && status.st_size > 0) {
-        void *mapped = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        void *mapped =
+            os_attempt(OS_FAULT_SHARED, ENOMEM, MAP_FAILED,
+                       mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0));
         data = mapped != MAP_FAILED ? mapped : NULL;
         data_size = data != NULL ? (size_t)status.st_size : 0;
     }

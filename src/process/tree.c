@@ -56,7 +56,7 @@ static int64_t now_ticks(void) {
 static bool read_facts(pid_t pid, process_facts *facts) {
     char path[PATH_SIZE], text[512];
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = os_attempt(OS_FAULT_FD, EMFILE, -1, open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0)
         return false;
     ssize_t size = read(fd, text, sizeof text - 1);
@@ -85,7 +85,7 @@ bool tree_is_exiting(pid_t pid, bool *exiting) {
 
 /* Calls visit for each number that names an entry of a directory. */
 static bool each_number(const char *path, void (*visit)(pid_t, void *), void *context) {
-    DIR *directory = opendir(path);
+    DIR *directory = os_attempt(OS_FAULT_FD, EMFILE, NULL, opendir(path));
     if (directory == NULL)
         return false;
     const struct dirent *entry;
@@ -118,7 +118,7 @@ static void add_of_thread(pid_t thread, void *context) {
     int child;
     snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)search->parent,
              (int)thread);
-    FILE *file = fopen(path, "re");
+    FILE *file = os_attempt(OS_FAULT_FD, EMFILE, NULL, fopen(path, "re"));
     search->listed |= file != NULL;
     search->absent |= file == NULL && errno == ENOENT;
     while (file != NULL && fscanf(file, "%d", &child) == 1)

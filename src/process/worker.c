@@ -54,7 +54,8 @@ static void *take_input(pebble_task *task) {
 
 static void offer_to_oom_killer(void) {
     int score = 0;
-    FILE *file = fopen("/proc/self/oom_score_adj", "r+e");
+    FILE *file =
+        os_attempt(OS_FAULT_FD, EMFILE, NULL, fopen("/proc/self/oom_score_adj", "r+e"));
     if (file == NULL)
         return;
     if (fscanf(file, "%d", &score) == 1) {

@@ -117,15 +117,11 @@ static pid_t fork_worker(zygote_state *zygote, const zygote_request *request,
         .number = request->worker, .parent_pid = getpid(), .forked = true, .hooks = hooks};
     memcpy(setup.name, request->name, sizeof setup.name);
     memcpy(setup.fds, fds, sizeof setup.fds);
-    if (os_fault_hits(OS_FAULT_FORK)) {
-        errno = EAGAIN;
-        return -1;
-    }
     for (int i = 0; i < WORKER_FDS; i++)
         os_fd_forget(fds[i]); /* the child keeps these */
     if (!executes)
         run_hook(hooks->before_fork, hooks);
-    pid_t pid = fork();
+    pid_t pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
     int error = errno;
     if (pid == 0 && executes)
         worker_execute(&setup, zygote->setup->spawn_command, zygote->setup->data_fd);

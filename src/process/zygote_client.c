@@ -130,10 +130,6 @@ static void prepare(void) {
 static pid_t fork_zygote(process_pool *pool, int control_fd) {
     sigset_t all, before;
     pid_t program_pid = getpid();
-    if (os_fault_hits(OS_FAULT_FORK)) {
-        errno = EAGAIN;
-        return -1;
-    }
     function_table_note_fork(&pool->functions);
     pthread_once(&prepared, prepare);
     bool passes_data = pool->base.settings.start_method != PEBBLE_START_FORK &&
@@ -144,7 +140,7 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     run_hook(pool, true);
-    pid_t pid = fork();
+    pid_t pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
     int error = errno;
     if (pid == 0)
         be_zygote(pool, control_fd, program_pid);

@@ -79,13 +79,13 @@ static void *thread_run(void *argument) {
 static int thread_create(pebble_thread *thread) {
     pthread_attr_t attributes;
     pthread_t handle;
-    if (os_fault_hits(OS_FAULT_THREAD))
-        return EAGAIN;
     int error = pthread_attr_init(&attributes);
     if (error != 0)
         return error;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    error = pthread_create(&handle, &attributes, thread_run, thread);
+    error = os_fault_hits(OS_FAULT_THREAD)
+                ? EAGAIN
+                : pthread_create(&handle, &attributes, thread_run, thread);
     pthread_attr_destroy(&attributes);
     return error;
 }

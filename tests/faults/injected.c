@@ -20,8 +20,9 @@
 enum {
     MORE_TRIES =
         SANITIZED ? 2 : 6, /* beyond the calls of the program: executed ones count on */
-    OTHERS_CALLS = SANITIZED ? 6 : 12, /* of a zygote or worker */
-    COST_MAX = 4,                      /* tasks */
+    OTHERS_MAX = SANITIZED ? 6 : 400, /* of the calls of zygotes or workers */
+    COST_MAX = 4,                     /* tasks */
+    LARGE = 100 * 1000                /* items: more than a message holds */
 };
 
 typedef enum place { IN_PROGRAM, IN_ZYGOTE, IN_WORKER } place;
@@ -37,10 +38,10 @@ typedef struct scenario {
     bool broken;    /* something was not as it must be */
 } scenario;
 
-/* What a forked zygote or worker is to do. */
+/* What forked zygotes or workers are to do: one call of them all fails. */
 typedef struct orders {
     scenario run;
-    counter armed; /* the first only, those after it are well */
+    _Atomic unsigned calls;
 } orders;
 
 static orders *shared;
@@ -92,8 +93,10 @@ static int wait_for(pebble_task *task, const void *input, size_t input_size) {
 static void after_fork_child(void *context, pebble_fork_kind kind) {
     place here = kind == PEBBLE_FORK_ZYGOTE ? IN_ZYGOTE : IN_WORKER;
     (void)context;
-    if (here == shared->run.where && counter_add(&shared->armed, 1) == 1)
-        pebble_test_fault(shared->run.kind, shared->run.nth, false);
+    if (here == shared->run.where)
+        pebble_test_fault_shared(shared->run.kind, shared->run.nth, false, &shared->calls);
+    else
+        pebble_test_fault(OS_FAULT_NONE, 0, false); /* it is inherited */
 }
 
 /* It is there so that a zygote is renewed in a thread of its own, since it might block. */
@@ -101,6 +104,8 @@ static void before_fork(void *context, pebble_fork_kind kind) {
     (void)context, (void)kind;
 }
 
+static const pebble_hooks few_hooks = {.struct_size = sizeof few_hooks,
+                                       .after_fork_child = after_fork_child};
 static const pebble_hooks hooks = {.struct_size = sizeof hooks,
                                    .before_fork = before_fork,
                                    .after_fork_child = after_fork_child};
@@ -183,6 +188,14 @@ static void cancel_one(scenario *run, pebble_pool *pool) {
     expect_end_or_failure(run, "a cancelled task", future, PEBBLE_ERR_TASK_CANCELLED);
 }
 
+static void run_large(scenario *run, pebble_pool *pool) {
+    static const int input[LARGE] = {7};
+    pebble_future *future = NULL;
+    expect_ok_or_refusal(run, "schedule a large input",
+                         pebble_schedule(pool, square, input, sizeof input, 0, &future));
+    expect_end_or_failure(run, "a task with a large input", future, PEBBLE_OK);
+}
+
 /* Two chunks of elements that fail. */
 static void run_map(scenario *run, pebble_pool *pool) {
     static const int items[] = {1, 2, 3, 4};
@@ -211,9 +224,9 @@ static void lose_zygote(scenario *run, pebble_pool *pool) {
     pebble_future *waits, *running[2];
     for (int i = 0; i < 2; i++)
         running[i] = try_schedule(run, pool, stay, 0);
-    waits = try_schedule(run, pool, square, 0);
     for (int i = 0; i < 2; i++)
         wait_for_start(running[i]);
+    waits = try_schedule(run, pool, square, 0); /* now: it might overtake them */
     bool killed = kill_zygote_of(running[0]) || kill_zygote_of(running[1]);
     run->may_leave =
         killed && !pebble_pool_active(pool); /* it has broken, and ends its workers */
@@ -243,6 +256,7 @@ static void stop_with_queue(scenario *run, pebble_pool *pool) {
 
 static void use_pool(scenario *run, pebble_pool *pool) {
     run_one(run, pool, "the first task", square, 0, PEBBLE_OK);
+    run_large(run, pool);
     run_one(run, pool, "a task that crashes", crash, 0, PEBBLE_ERR_TASK_EXPIRED);
     run_one(run, pool, "a task behind it", square, 0, PEBBLE_OK);
     run_one(run, pool, "a task that times out", stay, PEBBLE_MILLISECONDS(3),
@@ -259,14 +273,14 @@ static void use_pool(scenario *run, pebble_pool *pool) {
 static pebble_error make_pool(const scenario *run, pebble_pool **pool) {
     const char *command[] = {"/proc/self/exe", "again", NULL};
     bool executes = run->method != PEBBLE_START_FORK;
-    bool hooked = run->where != IN_PROGRAM || run->kind == OS_FAULT_THREAD;
+    bool in_thread = run->where != IN_PROGRAM || run->kind == OS_FAULT_THREAD;
     return pebble_process_pool_new(
         PEBBLE_POOL_OPTIONS(.max_workers = 2, .max_tasks = 4, .start_method = run->method,
                             .termination_grace_ns = PEBBLE_MILLISECONDS(5),
                             .worker_command = executes ? command : NULL,
                             .worker_data = executes ? "data" : NULL,
                             .worker_data_size = executes ? 4 : 0,
-                            .hooks = hooked ? &hooks : NULL),
+                            .hooks = in_thread ? &hooks : &few_hooks),
         pool);
 }
 
@@ -293,11 +307,11 @@ static void expect_none_left(scenario *run) {
     process_kill(left);
 }
 
-/* Returns how many calls of the kind there were in this process. */
+/* Returns how many calls of the kind there were in the place. */
 static unsigned run_scenario(scenario *run) {
     pebble_pool *pool = NULL;
     shared->run = *run;
-    shared->armed.value = 0;
+    atomic_store(&shared->calls, 0);
     if (run->where == IN_PROGRAM)
         pebble_test_fault(run->kind, run->nth, false);
     pebble_error error = make_pool(run, &pool);
@@ -309,16 +323,17 @@ static unsigned run_scenario(scenario *run) {
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     pebble_pool_free(pool);
     expect_none_left(run);
-    return calls;
+    return run->where == IN_PROGRAM ? calls : atomic_load(&shared->calls);
 }
 
 static void check_kind(os_fault kind, place where, pebble_start_method method) {
-    unsigned calls = where == IN_PROGRAM ? 0 : OTHERS_CALLS, most = 0;
+    unsigned calls = 0, most = 0;
     bool broken = false;
-    for (unsigned nth = 1; nth <= calls + (where == IN_PROGRAM ? MORE_TRIES : 0); nth++) {
+    for (unsigned nth = 1;
+         nth <= calls + MORE_TRIES && (where == IN_PROGRAM || nth <= OTHERS_MAX); nth++) {
         scenario run = {.kind = kind, .where = where, .nth = nth, .method = method};
-        if (run_scenario(&run) >= nth && where == IN_PROGRAM)
-            calls = nth;
+        if (run_scenario(&run) >= nth)
+            calls = nth; /* it has failed */
         most = run.cost > most ? run.cost : most;
         /* What is to execute goes on from its parent's count: it may fail for all of them. */
         if (run.cost > COST_MAX && method == PEBBLE_START_FORK)
@@ -326,6 +341,7 @@ static void check_kind(os_fault kind, place where, pebble_start_method method) {
         broken |= run.broken;
     }
     print_message("%u calls, at most %u tasks\n", calls, most);
+    assert_true(calls > 0);
     assert_false(broken);
 }
 

@@ -41,7 +41,7 @@ static unsigned quota_of_v2(const char *directory) {
     if (snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", directory) >=
         (int)sizeof path)
         return UINT_MAX;
-    FILE *file = fopen(path, "re");
+    FILE *file = os_attempt(OS_FAULT_FD, EMFILE, NULL, fopen(path, "re"));
     if (file == NULL)
         return UINT_MAX;
     if (fscanf(file, "%lld %lld", &quota, &period) == 2)
@@ -56,7 +56,7 @@ static long long number_in(const char *directory, const char *name) {
     if (snprintf(path, sizeof path, "/sys/fs/cgroup/cpu%s/%s", directory, name) >=
         (int)sizeof path)
         return -1;
-    FILE *file = fopen(path, "re");
+    FILE *file = os_attempt(OS_FAULT_FD, EMFILE, NULL, fopen(path, "re"));
     if (file == NULL)
         return -1;
     if (fscanf(file, "%lld", &value) != 1)
@@ -99,7 +99,7 @@ static bool names_cpu_controller(const char *controllers) {
 static unsigned processors_by_quota(void) {
     char line[PATH_MAX + 64];
     unsigned processors = UINT_MAX;
-    FILE *file = fopen("/proc/self/cgroup", "re");
+    FILE *file = os_attempt(OS_FAULT_FD, EMFILE, NULL, fopen("/proc/self/cgroup", "re"));
     if (file == NULL)
         return processors;
     while (fgets(line, sizeof line, file) != NULL) {

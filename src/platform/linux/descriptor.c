@@ -2,7 +2,6 @@
  * child of a fork can read it whatever the other threads were doing. Chunks are never freed. */
 #include "platform/platform.h"
 
-#include <stdlib.h>
 #include <unistd.h>
 
 enum { BITS = 64, CHUNK_WORDS = 64, CHUNK_FDS = BITS * CHUNK_WORDS, CHUNKS = 1024 };
@@ -21,12 +20,12 @@ static fd_chunk *chunk_of(int fd, bool make) {
     fd_chunk *known = atomic_load_explicit(&chunks[index], memory_order_acquire);
     if (known != NULL || !make)
         return known;
-    fd_chunk *fresh = calloc(1, sizeof *fresh);
+    fd_chunk *fresh = os_alloc_zeroed(sizeof *fresh);
     if (fresh == NULL)
         return NULL;
     if (atomic_compare_exchange_strong(&chunks[index], &known, fresh))
         return fresh;
-    free(fresh);
+    os_free(fresh);
     return known;
 }
 

@@ -31,21 +31,17 @@ void os_expect_large_blocks(size_t size) {
 }
 
 void *os_alloc(size_t size) {
-    if (os_fault_hits(OS_FAULT_ALLOC))
-        return NULL;
     os_expect_large_blocks(size);
-    return advised(malloc(size), size);
+    return advised(os_attempt(OS_FAULT_ALLOC, ENOMEM, NULL, malloc(size)), size);
 }
 
 void *os_alloc_zeroed(size_t size) {
-    return os_fault_hits(OS_FAULT_ALLOC) ? NULL : calloc(1, size);
+    return os_attempt(OS_FAULT_ALLOC, ENOMEM, NULL, calloc(1, size));
 }
 
 void *os_realloc(void *memory, size_t size) {
-    if (os_fault_hits(OS_FAULT_ALLOC))
-        return NULL;
     os_expect_large_blocks(size);
-    return advised(realloc(memory, size), size);
+    return advised(os_attempt(OS_FAULT_ALLOC, ENOMEM, NULL, realloc(memory, size)), size);
 }
 
 void os_free(void *memory) {
@@ -73,7 +69,7 @@ static bool begins_arena(const memory_range *range) {
 static void release_reserves_of_arenas(void) {
     memory_range before = {0}, range;
     char line[512];
-    FILE *maps = fopen("/proc/self/maps", "re");
+    FILE *maps = os_attempt(OS_FAULT_FD, EMFILE, NULL, fopen("/proc/self/maps", "re"));
     while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
         if (sscanf(line, "%lx-%lx %4s", &range.start, &range.end, range.access) != 3)
             continue;

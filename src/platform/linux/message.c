@@ -14,9 +14,8 @@ typedef union control_buffer {
 
 int os_message_pair(int fds[2]) {
     int made[2];
-    if (os_fault_hits(OS_FAULT_FD))
-        return EMFILE;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, made) != 0)
+    int type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    if (os_attempt(OS_FAULT_FD, EMFILE, -1, socketpair(AF_UNIX, type, 0, made)) != 0)
         return errno;
     for (int i = 0; i < 2; i++) {
         os_fd_register(made[i]);
@@ -42,13 +41,12 @@ int os_message_send(int fd, const void *data, size_t size, const int *fds,
     control_buffer control;
     struct iovec piece = {.iov_base = (void *)(uintptr_t)data, .iov_len = size};
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
-    if (os_fault_hits(OS_FAULT_MESSAGE))
-        return ENOBUFS;
     if (fd_count > 0)
         attach_fds(&message, &control, fds, fd_count);
     ssize_t sent;
     do
-        sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+        sent = os_attempt(OS_FAULT_MESSAGE, ENOBUFS, -1,
+                          sendmsg(fd, &message, MSG_NOSIGNAL));
     while (sent < 0 && errno == EINTR);
     if (sent >= 0)
         return 0;

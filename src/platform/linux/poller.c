@@ -22,27 +22,33 @@ static int control(os_poller *poller, int operation, int fd, uint32_t events,
     return epoll_ctl(poller->epoll_fd, operation, fd, &event) == 0 ? 0 : errno;
 }
 
+static int add(os_poller *poller, int fd, uint32_t events, void *context) {
+    return os_fault_hits(OS_FAULT_FD)
+               ? ENOSPC
+               : control(poller, EPOLL_CTL_ADD, fd, events, context);
+}
+
 static int open_all(os_poller *poller) {
-    poller->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    poller->epoll_fd = os_attempt(OS_FAULT_FD, EMFILE, -1, epoll_create1(EPOLL_CLOEXEC));
     if (poller->epoll_fd < 0)
         return errno;
     os_fd_register(poller->epoll_fd);
-    poller->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    poller->timer_fd =
+        os_attempt(OS_FAULT_FD, EMFILE, -1,
+                   timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (poller->timer_fd < 0)
         return errno;
     os_fd_register(poller->timer_fd);
     int error = os_bell_new(&poller->wake_fd);
     /* Edge triggered both: neither is ever read. A NULL context tells them from the others. */
     if (error == 0)
-        error = control(poller, EPOLL_CTL_ADD, poller->timer_fd, EPOLLIN | EPOLLET, NULL);
+        error = add(poller, poller->timer_fd, EPOLLIN | EPOLLET, NULL);
     if (error == 0)
-        error = control(poller, EPOLL_CTL_ADD, poller->wake_fd, EPOLLIN | EPOLLET, NULL);
+        error = add(poller, poller->wake_fd, EPOLLIN | EPOLLET, NULL);
     return error;
 }
 
 int os_poller_new(os_poller **poller) {
-    if (os_fault_hits(OS_FAULT_FD))
-        return EMFILE;
     os_poller *made = os_alloc(sizeof *made);
     if (made == NULL)
         return ENOMEM;
@@ -66,11 +72,11 @@ void os_poller_free(os_poller *poller) {
 }
 
 int os_poller_add(os_poller *poller, int fd, void *context) {
-    return control(poller, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, context);
+    return add(poller, fd, EPOLLIN | EPOLLRDHUP, context);
 }
 
 int os_poller_add_bell(os_poller *poller, int fd, void *context) {
-    return control(poller, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, context);
+    return add(poller, fd, EPOLLIN | EPOLLET, context);
 }
 
 int os_poller_want_write(os_poller *poller, int fd, void *context, bool want) {

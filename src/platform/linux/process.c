@@ -15,9 +15,8 @@
 #endif
 
 int os_process_open(pid_t pid, int *fd) {
-    if (os_fault_hits(OS_FAULT_FD))
-        return EMFILE;
-    int opened = (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec by itself */
+    int opened = (int)os_attempt(OS_FAULT_FD, EMFILE, -1,
+                                 syscall(SYS_pidfd_open, pid, 0)); /* close-on-exec */
     if (opened < 0) /* EPERM: of a filter that does not know the call */
         return errno == EPERM ? ENOSYS : errno;
     os_fd_register(opened);

@@ -16,11 +16,14 @@
 enum { ASIDE = 500 }; /* a number: files get the lowest that are free */
 
 static int map(int fd, size_t size, int protection, void **memory) {
-    void *mapped = mmap(NULL, size, protection, MAP_SHARED, fd, 0);
+    void *mapped = os_attempt(OS_FAULT_SHARED, ENOMEM, MAP_FAILED,
+                              mmap(NULL, size, protection, MAP_SHARED, fd, 0));
     if (mapped == MAP_FAILED)
         return errno;
     /* A forked child has no business in its parent's channels. */
-    if (madvise(mapped, size, MADV_DONTFORK) != 0) {
+    int advised =
+        os_attempt(OS_FAULT_SHARED, ENOMEM, -1, madvise(mapped, size, MADV_DONTFORK));
+    if (advised != 0) {
         int error = errno;
         munmap(mapped, size);
         return error;
@@ -29,21 +32,29 @@ static int map(int fd, size_t size, int protection, void **memory) {
     return 0;
 }
 
+static int memfd_new(const char *name) {
+    int made = os_attempt(OS_FAULT_SHARED, ENOMEM, -1,
+                          memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    if (made >= 0)
+        os_fd_register(made);
+    return made;
+}
+
 int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
                   void **memory) {
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-    if (os_fault_hits(OS_FAULT_SHARED))
-        return ENOMEM;
-    int made = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int made = memfd_new(name);
     if (made < 0)
         return errno;
-    os_fd_register(made);
-    int error = ftruncate(made, (off_t)size) == 0 ? 0 : errno;
+    int error = os_attempt(OS_FAULT_SHARED, ENOMEM, -1, ftruncate(made, (off_t)size)) == 0
+                    ? 0
+                    : errno;
     if (error == 0)
         error = map(made, size, PROT_READ | PROT_WRITE, memory);
     if (error == 0 && others_read_only)
         seals |= F_SEAL_FUTURE_WRITE;
-    if (error == 0 && fcntl(made, F_ADD_SEALS, seals) != 0) {
+    if (error == 0 &&
+        os_attempt(OS_FAULT_SHARED, ENOMEM, -1, fcntl(made, F_ADD_SEALS, seals)) != 0) {
         error = errno;
         munmap(*memory, size);
         *memory = NULL;
@@ -58,21 +69,20 @@ int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
 
 int os_shared_of_bytes(const char *name, const void *bytes, size_t size, int *fd) {
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
-    if (os_fault_hits(OS_FAULT_SHARED))
-        return ENOMEM;
-    int made = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int made = memfd_new(name);
     if (made < 0)
         return errno;
-    os_fd_register(made);
     int error = 0;
     for (size_t at = 0; at < size && error == 0;) {
-        ssize_t written = write(made, (const char *)bytes + at, size - at);
+        ssize_t written = os_attempt(OS_FAULT_SHARED, ENOSPC, -1,
+                                     write(made, (const char *)bytes + at, size - at));
         if (written >= 0)
             at += (size_t)written;
         else if (errno != EINTR)
             error = errno;
     }
-    if (error == 0 && fcntl(made, F_ADD_SEALS, seals) != 0)
+    if (error == 0 &&
+        os_attempt(OS_FAULT_SHARED, ENOMEM, -1, fcntl(made, F_ADD_SEALS, seals)) != 0)
         error = errno;
     if (error != 0)
         os_fd_close(made);
@@ -96,9 +106,7 @@ void os_shared_unmap(void *memory, size_t size) {
 }
 
 int os_bell_new(int *fd) {
-    if (os_fault_hits(OS_FAULT_FD))
-        return EMFILE;
-    int made = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int made = os_attempt(OS_FAULT_FD, EMFILE, -1, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (made < 0)
         return errno;
     os_fd_register(made);
@@ -120,7 +128,7 @@ int os_bell_put_aside(int fd) {
     int lowest = ASIDE;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 2 < ASIDE)
         lowest = (int)(limit.rlim_cur / 2);
-    int aside = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
+    int aside = os_attempt(OS_FAULT_FD, EMFILE, -1, fcntl(fd, F_DUPFD_CLOEXEC, lowest));
     if (aside < 0)
         return fd;
     close(fd);

@@ -33,14 +33,14 @@ static int create_detached(thread_start *start) {
     if (error != 0)
         return error;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    error = pthread_create(&thread, &attributes, run, start);
+    error = os_fault_hits(OS_FAULT_THREAD)
+                ? EAGAIN
+                : pthread_create(&thread, &attributes, run, start);
     pthread_attr_destroy(&attributes);
     return error;
 }
 
 int os_thread_start_for_user(void (*function)(void *), void *context, const char *name) {
-    if (os_fault_hits(OS_FAULT_THREAD))
-        return EAGAIN;
     thread_start *start = os_alloc(sizeof *start);
     if (start == NULL)
         return ENOMEM;
