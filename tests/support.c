@@ -24,6 +24,42 @@ static int64_t now_ns(void) {
     return PEBBLE_SECONDS(now.tv_sec) + now.tv_nsec;
 }
 
+/* ---- Orphans ---- */
+
+#define WITH_ORPHANAGE "PEBBLE_TEST_WITH_ORPHANAGE"
+
+/* Reaps what outlives its parent anywhere below the test program. */
+static pid_t orphanage, its_own_child;
+
+static _Noreturn void run_orphanage(pid_t test) {
+    int status;
+    pid_t ended;
+    do
+        ended = wait(&status);
+    while (ended != test);
+    if (WIFSIGNALED(status)) {
+        signal(WTERMSIG(status), SIG_DFL);
+        raise(WTERMSIG(status));
+    }
+    _exit(WEXITSTATUS(status));
+}
+
+/* The program goes on in a child. Not so the workers that execute it. */
+__attribute__((constructor)) static void fork_from_orphanage(void) {
+    if (getenv(WITH_ORPHANAGE) != NULL)
+        return;
+    setenv(WITH_ORPHANAGE, "yes", 1);
+    orphanage = getpid();
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    pid_t pid = fork();
+    if (pid > 0)
+        run_orphanage(pid);
+    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (pid < 0 || getppid() != orphanage)
+        abort();
+    its_own_child = getpid();
+}
+
 /* ---- Shared memory and counters ---- */
 
 enum { MAPPINGS_MAX = 16 };
@@ -435,6 +471,12 @@ static bool no_children(void *unused) {
     return process_children(getpid(), NULL, 0) == 0;
 }
 
+static bool no_orphans(void *unused) {
+    pid_t child = its_own_child;
+    (void)unused;
+    return process_children(orphanage, &child, 1) == 1 && child == its_own_child;
+}
+
 static bool no_new_descriptors(void *unused) {
     (void)unused;
     return open_descriptors() <= descriptors_before;
@@ -451,14 +493,16 @@ static bool no_new_threads(void *unused) {
 }
 
 /* Kills them too, so that the next test starts afresh. */
-static void show_and_kill_children(void) {
+static void show_and_kill_children(pid_t parent) {
     pid_t pids[16];
     char name[32];
-    size_t count = process_children(getpid(), pids, 16);
+    size_t count = process_children(parent, pids, 16);
     for (size_t i = 0; i < count && i < 16; i++) {
+        if (pids[i] == its_own_child)
+            continue;
         process_name(pids[i], name);
-        print_error("child left: %d %s (%c)\n", (int)pids[i], name,
-                    process_state(pids[i]));
+        print_error("%s left: %d %s (%c)\n", parent == orphanage ? "orphan" : "child",
+                    (int)pids[i], name, process_state(pids[i]));
         kill(pids[i], SIGKILL);
     }
 }
@@ -504,7 +548,11 @@ int support_teardown(void **state) {
     int result = 0;
     (void)state;
     if (!wait_until(no_children, NULL)) {
-        show_and_kill_children();
+        show_and_kill_children(getpid());
+        result = -1;
+    }
+    if (!wait_until(no_orphans, NULL)) {
+        show_and_kill_children(orphanage);
         result = -1;
     }
     if (!wait_until(no_channels, NULL)) {

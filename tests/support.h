@@ -4,6 +4,9 @@
  * Every wait here has the same deadline, DEADLINE_NS, long enough for any sanitizer: a test that
  * reaches it has failed. Tasks in workers must not use cmocka's asserts (they would end the
  * worker's copy of the test), but tell by their results or by counters in shared memory.
+ *
+ * A test program runs as the child of a process, the orphanage, that adopts what escapes the engine's
+ * zygote, so that the check finds it.
  */
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
@@ -177,8 +180,8 @@ late_module load_late_module(void);
 /* Notes what the process has open. */
 int support_setup(void **state);
 
-/* Fails if the test has left a child (also a zombie), a worker's channel, a thread or a descriptor, each
- * after a while; gives shared memory back. */
+/* Fails if the test has left a child (also a zombie), a process that is nobody's child any more, a worker's
+ * channel, a thread or a descriptor, each after a while; gives shared memory back. */
 int support_teardown(void **state);
 
 /* cmocka's entry for a test with both. */
