@@ -3,17 +3,20 @@
 #include "support.h"
 
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
 
-enum { WORKERS = 3 };
+enum { WORKERS = 3, NOTED_MAX = 4096 };
 
 typedef struct area {
     counter met, held, forks;
     _Atomic int hold_in,
         go; /* the moment of a fork that is held up, and whether it goes on */
+    counter noted;
+    _Atomic pid_t pids[NOTED_MAX]; /* of those that are held up, or of all workers */
 } area;
 
 static area *shared;
@@ -44,6 +47,12 @@ static int meet(pebble_task *task, const void *input, size_t input_size) {
     return (int)pebble_task_write(task, &pid, sizeof pid);
 }
 
+/* Long enough for a kill to come meanwhile. */
+static int square_later(pebble_task *task, const void *input, size_t input_size) {
+    usleep(1000);
+    return square(task, input, input_size);
+}
+
 /* ---- In the program ---- */
 
 static const pebble_start_method methods[] = {PEBBLE_START_FORK, PEBBLE_START_FORKSERVER,
@@ -71,6 +80,44 @@ static uint64_t deaths_of(pebble_pool *pool) {
     pebble_pool_info info = PEBBLE_POOL_INFO_INIT;
     expect_ok(pebble_pool_get_info(pool, &info));
     return info.worker_deaths;
+}
+
+/* As one that SIGKILL ended. */
+static void expect_killed(pebble_future *future) {
+    char said[64];
+    pid_t pid = pebble_future_pid(future);
+    expect_ok(pebble_future_wait(future, DEADLINE_NS));
+    const pebble_failure *failure = pebble_future_failure(future);
+    assert_non_null(failure);
+    assert_int_equal(failure->kind, PEBBLE_ERR_TASK_EXPIRED);
+    assert_true(failure->pid > 1 && (pid == 0 || failure->pid == pid));
+    assert_int_equal(failure->signal, SIGKILL);
+    assert_int_equal(failure->exit_code, -SIGKILL);
+    assert_null(failure->backtrace);
+    snprintf(said, sizeof said, "process %d died unexpectedly: signal 9 (SIGKILL)",
+             (int)failure->pid);
+    assert_string_equal(failure->message, said);
+    pebble_future_unref(future);
+}
+
+static void note_process(void) {
+    uint32_t place = counter_add(&shared->noted, 1) - 1;
+    if (place < NOTED_MAX)
+        atomic_store(&shared->pids[place], getpid());
+}
+
+/* Of those noted, from one on to another. How many there were. */
+static uint32_t expect_noted_gone(uint32_t from, uint32_t to) {
+    uint32_t count = 0;
+    assert_true(to <= NOTED_MAX);
+    for (; from < to; from++) {
+        pid_t pid = atomic_load(&shared->pids[from]);
+        if (pid == 0)
+            continue; /* killed before it could */
+        expect_gone(pid);
+        count++;
+    }
+    return count;
 }
 
 static void with_each_method(void (*check)(pebble_start_method)) {
@@ -105,6 +152,10 @@ static void test_one_idle_worker(void **state) {
     with_each_method(check_one_idle_worker);
 }
 
+static bool has_spare(void *zygote) {
+    return process_children(*(pid_t *)zygote, NULL, 0) > WORKERS;
+}
+
 /* The spare too. */
 static void check_all_idle_workers(pebble_start_method method) {
     enum { MOST = 16 };
@@ -113,12 +164,13 @@ static void check_all_idle_workers(pebble_start_method method) {
     meet_all(pool, workers);
     for (int round = 0; round < 5; round++) {
         pid_t zygote = process_parent(workers[0]);
+        assert_true(wait_until(has_spare, &zygote));
         size_t count = process_children(zygote, all, MOST);
-        assert_in_range(count, WORKERS, MOST);
+        assert_in_range(count, WORKERS + 1, MOST);
         for (size_t i = 0; i < count; i++)
-            kill(all[i], SIGKILL);
-        for (int i = 0; i < WORKERS; i++)
-            expect_gone(workers[i]);
+            process_kill(all[i]);
+        for (size_t i = 0; i < count; i++)
+            expect_gone(all[i]);
         meet_all(pool, workers);
         assert_int_equal(process_parent(workers[0]), zygote);
     }
@@ -174,6 +226,7 @@ enum { BEFORE_FORK = 1, AFTER_FORK_PARENT, AFTER_FORK_CHILD };
 static void hold_up(void) {
     if (counter_value(&shared->forks) < 2 || atomic_load(&shared->go) != 0)
         return;
+    note_process();
     counter_add(&shared->held, 1);
     for (;;)
         pause();
@@ -201,7 +254,7 @@ static void after_fork_child(void *context, pebble_fork_kind kind) {
         hold_up();
 }
 
-/* What runs expires, what waited for the new worker goes to the next zygote's. */
+/* What runs expires, what waited for the new worker goes to the next zygote's, and who was held up is gone. */
 static void check_zygote_that_forks(int moment) {
     static const pebble_hooks hooks = {.struct_size = sizeof hooks,
                                        .before_fork = before_fork,
@@ -212,6 +265,7 @@ static void check_zygote_that_forks(int moment) {
     atomic_store(&shared->hold_in, moment);
     atomic_store(&shared->go, 0);
     shared->forks.value = shared->held.value = shared->met.value = 0;
+    uint32_t held = moment == AFTER_FORK_PARENT ? 2 : 1;
     pebble_pool *pool =
         new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .hooks = &hooks));
     assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 144);
@@ -219,14 +273,15 @@ static void check_zygote_that_forks(int moment) {
     counter_expect(&shared->met, 1);
     for (int i = 0; i < WORKERS; i++)
         waiting[i] = schedule(pool, square, &number, sizeof number, 0);
-    counter_expect(&shared->held, moment == AFTER_FORK_PARENT ? 2 : 1);
+    counter_expect(&shared->held, held);
     atomic_store(&shared->go, 1); /* those who come next */
     pid_t zygote = process_parent(pebble_future_pid(running));
     process_kill(zygote);
-    expect_end(running, PEBBLE_ERR_TASK_EXPIRED);
+    expect_killed(running);
     for (int i = 0; i < WORKERS; i++)
         assert_int_equal(take_int(waiting[i]), 144);
     expect_gone(zygote);
+    assert_true(expect_noted_gone(0, counter_value(&shared->noted)) >= held);
     assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 144);
     close_join_free(pool);
 }
@@ -248,41 +303,70 @@ static void test_zygote_of_a_worker_that_starts(void **state) {
 
 /* ---- At any moment ---- */
 
+static void note_worker(void *context, pebble_fork_kind kind) {
+    (void)context;
+    if (kind == PEBBLE_FORK_WORKER)
+        note_process();
+}
+
+/* The one that lives: the last one killed may still have to be waited for. 0: there is none. */
+static pid_t living_zygote(void) {
+    pid_t pids[4];
+    size_t count = process_children(getpid(), pids, 4);
+    for (size_t i = 0; i < count && i < 4; i++) {
+        if (process_lives(pids[i]))
+            return pids[i];
+    }
+    return 0;
+}
+
+enum { TASKS = 20 };
+
+/* Each has the right result, or was killed. How many were. */
+static int count_killed(pebble_future *futures[TASKS]) {
+    int killed = 0;
+    for (int n = 0; n < TASKS; n++) {
+        expect_ok(pebble_future_wait(futures[n], DEADLINE_NS));
+        if (pebble_future_failure(futures[n]) == NULL) {
+            assert_int_equal(take_int(futures[n]), n * n);
+            continue;
+        }
+        expect_killed(futures[n]);
+        killed++;
+    }
+    return killed;
+}
+
 /* Its workers are always new: it forks nearly all the time. */
 static void test_zygote_that_forks_at_any_moment(void **state) {
-    enum { ROUNDS = 40, TASKS = 20 };
+    enum { ROUNDS = 40 };
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .after_fork_child = note_worker};
     unsigned seed = 3;
+    uint32_t before = 0;
     int expired = 0;
     (void)state;
-    pebble_pool *pool =
-        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .max_tasks = 1));
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .max_tasks = 1, .hooks = &hooks));
     for (int round = 0; round < ROUNDS; round++) {
         pebble_future *futures[TASKS];
-        pid_t zygote;
         for (int n = 0; n < TASKS; n++)
-            futures[n] = schedule(pool, square, &n, sizeof n, 0);
+            futures[n] = schedule(pool, square_later, &n, sizeof n, 0);
         pebble_future_wait(futures[0],
                            DEADLINE_NS); /* one has ended: no zygote is to blame */
         usleep((unsigned)rand_r(&seed) % 5000);
-        if (process_children(getpid(), &zygote, 1) == 1)
-            kill(zygote, SIGKILL);
-        int lost = 0;
-        for (int n = 0; n < TASKS; n++) {
-            int result = -1;
-            pebble_error error = pebble_future_copy_result(futures[n], DEADLINE_NS,
-                                                           &result, sizeof result);
-            if (error == PEBBLE_OK)
-                assert_int_equal(result, n * n);
-            else
-                assert_int_equal(error, PEBBLE_ERR_TASK_EXPIRED);
-            lost += error != PEBBLE_OK;
-            pebble_future_unref(futures[n]);
-        }
+        uint32_t noted = counter_value(&shared->noted);
+        process_kill(living_zygote());
+        int lost = count_killed(futures);
         assert_in_range(lost, 0, WORKERS);
         expired += lost;
+        assert_true(expect_noted_gone(before, noted) > 0);
+        before = noted;
     }
     print_message("%d of %d tasks expired\n", expired, ROUNDS * TASKS);
+    assert_true(expired > 0);
     close_join_free(pool);
+    expect_noted_gone(before, counter_value(&shared->noted));
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
