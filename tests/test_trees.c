@@ -130,13 +130,6 @@ static void start_stubborn(void) {
     }
 }
 
-static void start_stopped(void) {
-    pid_t child = fork();
-    if (child == 0)
-        stay();
-    kill(child, SIGSTOP);
-}
-
 typedef struct shape {
     const char *name;
     void (*start)(void);
@@ -697,10 +690,16 @@ static void test_pipe_held_by_a_child(void **state) {
 
 /* A stopped child takes SIGKILL, and SIGTERM when it is let go on. */
 static int leaves_stopped_child(pebble_task *task, const void *input, size_t input_size) {
+    int status;
     (void)task, (void)input, (void)input_size;
     note_pid(getpid());
-    start_stopped();
-    counter_wait(&shared->started, 0);
+    pid_t child = fork();
+    if (child == 0)
+        stay();
+    counter_wait(&shared->started, 1); /* it has noted itself */
+    kill(child, SIGSTOP);
+    if (waitpid(child, &status, WUNTRACED) != child || !WIFSTOPPED(status))
+        return 1;
     counter_add(&shared->go, 1);
     sleep_on();
 }
@@ -710,6 +709,7 @@ static void test_stopped_child(void **state) {
     pebble_pool *pool = pool_of(1, PEBBLE_SECONDS(15));
     pebble_future *future = schedule(pool, leaves_stopped_child, NULL, 0, 0);
     counter_expect(&shared->go, 1);
+    assert_int_equal(alive(), 2);
     int64_t before_ns = os_now_ns();
     assert_true(pebble_future_cancel(future));
     expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
