@@ -20,8 +20,6 @@ enum {
     SECONDS = 5,
     INTERVAL_MS = SANITIZED ? 60 : 20,
     LARGE = 300 * 1000,
-    /* A pool gives up if its zygote is lost time and again with nothing done between. */
-    ENDS_BETWEEN_ZYGOTES = 20,
 };
 
 /* ---- Tasks ---- */
@@ -74,7 +72,6 @@ typedef struct load {
     pthread_t thread;
     pebble_pool *pool;
     _Atomic bool *over;
-    _Atomic uint64_t *ended;
     unsigned seed;
     uint64_t ends[PEBBLE_ERR_TASK_EXPIRED + 1], wrong, refused;
 } load;
@@ -131,7 +128,6 @@ static void finish(load *self, entry *at) {
     }
     if (error <= PEBBLE_ERR_TASK_EXPIRED)
         self->ends[error]++;
-    atomic_fetch_add(self->ended, 1);
     pebble_future_unref(at->future);
 }
 
@@ -179,38 +175,36 @@ static bool kill_descendant(pid_t pid) {
 }
 
 typedef struct kills {
-    uint64_t zygotes, others, ends_at_last_zygote;
-    pid_t doomed[DOOMED_MAX]; /* the last ones: the killed and all below them */
+    uint64_t zygotes, others;
+    pid_t doomed[DOOMED_MAX]; /* the killed and all below them, of those that may live yet */
     size_t doomed_count;
 } kills;
 
 /* Those that were killed do not end at once, and until then take tasks that are lost with them. */
-static void wait_for_ends(const kills *made) {
-    for (size_t i = 0; i < made->doomed_count && i < DOOMED_MAX; i++)
-        expect_gone(made->doomed[i]);
+static void wait_for_ends(kills *made) {
+    while (made->doomed_count > 0)
+        expect_gone(made->doomed[--made->doomed_count]);
 }
 
-static void kill_one(kills *so_far, unsigned *seed, uint64_t ended) {
+static void kill_one(kills *so_far, unsigned *seed) {
     pid_t pids[DESCENDANTS_MAX];
     size_t count = find_descendants(pids);
     if (count == 0)
         return;
     pid_t chosen = pids[(size_t)rand_r(seed) % count];
     bool is_zygote = process_parent(chosen) == getpid();
+    if (so_far->doomed_count + count > DOOMED_MAX)
+        wait_for_ends(so_far);
     size_t doomed_count = so_far->doomed_count;
-    if (is_zygote && ended < so_far->ends_at_last_zygote + ENDS_BETWEEN_ZYGOTES)
-        return;
     for (size_t i = 0; i < count; i++) {
         if (descends_from(pids[i], chosen))
-            so_far->doomed[doomed_count++ % DOOMED_MAX] = pids[i];
+            so_far->doomed[doomed_count++] = pids[i];
     }
     if (!kill_descendant(chosen))
         return;
     so_far->doomed_count = doomed_count;
     so_far->zygotes += is_zygote;
     so_far->others += !is_zygote;
-    if (is_zygote)
-        so_far->ends_at_last_zygote = ended;
 }
 
 /* ---- Both ---- */
@@ -237,7 +231,6 @@ static void check_loads(load *loads, const kills *made) {
 static void test_storm(void **state) {
     static load loads[THREADS];
     _Atomic bool over = false;
-    _Atomic uint64_t ended = 0;
     kills made = {0};
     unsigned seed = 11;
     pebble_future *futures[WORKERS];
@@ -247,14 +240,14 @@ static void test_storm(void **state) {
         PEBBLE_POOL_OPTIONS(.max_workers = WORKERS,
                             .termination_grace_ns = PEBBLE_MILLISECONDS(100)));
     for (unsigned i = 0; i < THREADS; i++) {
-        loads[i] = (load){.pool = pool, .over = &over, .ended = &ended, .seed = 7 * i + 1};
+        loads[i] = (load){.pool = pool, .over = &over, .seed = 7 * i + 1};
         assert_int_equal(pthread_create(&loads[i].thread, NULL, run_load, &loads[i]), 0);
     }
     int64_t end_ns = os_deadline_after(
         PEBBLE_SECONDS(environment_number("PEBBLE_STORM_SECONDS", SECONDS)));
     while (os_now_ns() < end_ns) {
         usleep(INTERVAL_MS * 1000);
-        kill_one(&made, &seed, atomic_load(&ended));
+        kill_one(&made, &seed);
     }
     atomic_store(&over, true);
     for (int i = 0; i < THREADS; i++)
