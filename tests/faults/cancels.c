@@ -132,8 +132,13 @@ static void *run_part(void *context) {
 
 /* ---- All of them ---- */
 
+/* What the cancels met, and the timeouts. */
+typedef struct meetings {
+    uint32_t cancelled_before, cancelled_running, timed_out;
+} meetings;
+
 /* A future that names no process says that its task never started. */
-static void check_runs(const part *self) {
+static void check_runs(const part *self, meetings *met) {
     for (uint32_t i = 0; i < self->count; i++) {
         pebble_future *future = self->entries[i].future;
         const pebble_failure *failure = pebble_future_failure(future);
@@ -144,12 +149,17 @@ static void check_runs(const part *self) {
             assert_in_range(runs, 0, 1); /* ended at its start, perhaps */
         else
             assert_int_equal(runs, 0);
+        bool cancelled = failure != NULL && failure->kind == PEBBLE_ERR_TASK_CANCELLED;
+        met->cancelled_before += cancelled && failure->pid == 0;
+        met->cancelled_running += cancelled && runs == 1;
+        met->timed_out += failure != NULL && !cancelled && runs == 1;
         pebble_future_unref(future);
     }
 }
 
 static void check_pool(pebble_pool *pool, bool threads) {
     part parts[THREADS];
+    meetings met = {0};
     uint32_t count = environment_number("PEBBLE_CANCELS", TASKS) / POOLS / THREADS;
     ran = shared_memory(THREADS * count);
     for (uint32_t i = 0; i < THREADS; i++) {
@@ -174,9 +184,13 @@ static void check_pool(pebble_pool *pool, bool threads) {
         assert_int_equal(parts[i].unresolved, 0);
         assert_int_equal(parts[i].wrong_state, 0);
         assert_int_equal(parts[i].wrong_result, 0);
-        check_runs(&parts[i]);
+        check_runs(&parts[i], &met);
         free(parts[i].entries);
     }
+    print_message("cancelled: %u before their start, %u while they ran; %u timed out\n",
+                  met.cancelled_before, met.cancelled_running, met.timed_out);
+    assert_true(met.cancelled_before > 0);
+    assert_true(threads || (met.cancelled_running > 0 && met.timed_out > 0));
 }
 
 static void test_two_workers(void **state) {
