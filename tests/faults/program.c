@@ -77,6 +77,7 @@ typedef struct program {
     pebble_start_method method;
     bool busy;
     maker maker;
+    uint32_t interrupts; /* that it is to handle */
     pebble_pool *pool;
     pebble_future *futures[WORKERS];
 } program;
@@ -212,21 +213,23 @@ static int run_until_stopped(void *context) {
     expect_ok(pebble_pool_join(self->pool, DEADLINE_NS));
     for (int i = 0; i < WORKERS; i++)
         expect_ok(pebble_future_wait(self->futures[i], 0));
+    counter_expect(&shared->stops, self->interrupts);
     return 0;
 }
 
 /* Once, or also while the pool is being stopped. */
-static void check_handled_interrupt(int times) {
-    program self = {.busy = true};
+static void check_handled_interrupt(uint32_t times) {
+    program self = {.busy = true, .interrupts = times};
     memset(shared, 0, sizeof *shared);
     pid_t pid = program_start(run_until_stopped, &self);
     counter_expect(&shared->ready, 1);
     int64_t before_ns = os_now_ns();
     assert_int_equal(kill(-pid, SIGINT), 0);
     counter_expect(&shared->stops, 1);
-    for (int i = 1; i < times; i++)
+    for (uint32_t i = 1; i < times; i++)
         assert_int_equal(kill(-pid, SIGINT), 0);
     assert_int_equal(program_wait(pid), 0);
+    assert_int_equal(counter_value(&shared->stops), times);
     expect_nothing_left(before_ns);
 }
 
