@@ -36,6 +36,69 @@ static int wait_for_child(pebble_task *task, const void *input, size_t input_siz
     return (int)pebble_task_write(task, &code, sizeof code);
 }
 
+/* ---- Children ---- */
+
+enum { NOTED_MAX = 64 };
+
+/* Also in a signal handler. */
+typedef struct noted {
+    counter count;
+    _Atomic pid_t pids[NOTED_MAX];
+} noted;
+
+/* The children that the program started itself, those that its pools had (each has one at a time, see
+ * pebble_start_method), and those whose end it was told. */
+static noted own, zygotes, found;
+
+static void note(noted *list, pid_t pid) {
+    uint32_t place = counter_add(&list->count, 1) - 1;
+    if (place < NOTED_MAX)
+        atomic_store(&list->pids[place], pid);
+}
+
+static uint32_t count_in(noted *list, pid_t pid) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < counter_value(&list->count) && i < NOTED_MAX; i++)
+        count += atomic_load(&list->pids[i]) == pid;
+    return count;
+}
+
+/* False: nobody's end is to be told. */
+static bool find_any(int options) {
+    pid_t pid = waitpid(-1, NULL, options);
+    if (pid > 0)
+        note(&found, pid);
+    return pid > 0;
+}
+
+static void start_own(void) {
+    pid_t child = fork();
+    if (child == 0)
+        _exit(5);
+    assert_true(child > 0);
+    note(&own, child);
+}
+
+static bool own_are_found(void *unused) {
+    (void)unused;
+    for (uint32_t i = 0; i < counter_value(&own.count); i++) {
+        if (count_in(&found, atomic_load(&own.pids[i])) == 0)
+            return false;
+    }
+    return true;
+}
+
+/* Each of its own once, and nobody's that is no child of the program. */
+static void check_found(void) {
+    assert_true(wait_until(own_are_found, NULL));
+    assert_in_range(counter_value(&found.count), counter_value(&own.count), NOTED_MAX);
+    for (uint32_t i = 0; i < counter_value(&found.count); i++) {
+        pid_t pid = atomic_load(&found.pids[i]);
+        assert_int_equal(count_in(&found, pid), 1);
+        assert_int_equal(count_in(&own, pid) + (count_in(&zygotes, pid) > 0), 1);
+    }
+}
+
 /* ---- What a pool does ---- */
 
 static void expect_works(pebble_pool *pool) {
@@ -43,13 +106,20 @@ static void expect_works(pebble_pool *pool) {
         assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), n * n);
 }
 
-/* With all of its workers. */
-static void kill_zygote_of(pebble_pool *pool) {
-    pid_t workers[2];
+/* The pool's workers; its zygote, which is noted. */
+static size_t pids_of(pebble_pool *pool, pid_t workers[2], pid_t *zygote) {
     size_t count = 0;
     expect_ok(pebble_pool_get_pids(pool, workers, 2, &count));
     assert_in_range(count, 1, 2);
-    pid_t zygote = process_parent(workers[0]);
+    *zygote = process_parent(workers[0]);
+    note(&zygotes, *zygote);
+    return count;
+}
+
+/* With all of its workers. */
+static void kill_zygote_of(pebble_pool *pool) {
+    pid_t workers[2], zygote;
+    size_t count = pids_of(pool, workers, &zygote);
     process_kill(zygote);
     for (size_t i = 0; i < count; i++)
         expect_gone(workers[i]);
@@ -58,6 +128,7 @@ static void kill_zygote_of(pebble_pool *pool) {
 
 /* Every way in which a process of the pool may end, the pool's own end last. */
 static void use_pool(pebble_start_method method) {
+    pid_t workers[2], zygote;
     pebble_pool *pool =
         new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .start_method = method));
     expect_works(pool);
@@ -74,13 +145,22 @@ static void use_pool(pebble_start_method method) {
     expect_works(pool);
     kill_zygote_of(pool);
     expect_works(pool);
+    pids_of(pool, workers, &zygote);
     close_join_free(pool);
+    expect_gone(zygote);
 }
 
-static void use_pools(void) {
-    use_pool(PEBBLE_START_FORK);
-    use_pool(PEBBLE_START_FORKSERVER);
-    use_pool(PEBBLE_START_SPAWN);
+/* Beside children of the program's own, if it waits for all. */
+static void use_pools(bool with_own) {
+    static const pebble_start_method methods[] = {
+        PEBBLE_START_FORK, PEBBLE_START_FORKSERVER, PEBBLE_START_SPAWN};
+    for (int i = 0; i < 3; i++) {
+        if (with_own)
+            start_own();
+        use_pool(methods[i]);
+        if (with_own)
+            start_own();
+    }
 }
 
 /* ---- Ways to deal with SIGCHLD ---- */
@@ -88,7 +168,7 @@ static void use_pools(void) {
 static void wait_for_all(int signal) {
     int error = errno;
     (void)signal;
-    while (waitpid(-1, NULL, WNOHANG) > 0)
+    while (find_any(WNOHANG))
         ;
     errno = error;
 }
@@ -96,15 +176,16 @@ static void wait_for_all(int signal) {
 static int handle_sigchld(void *unused) {
     (void)unused;
     signal(SIGCHLD, wait_for_all);
-    use_pools();
-    return 0;
+    use_pools(true);
+    check_found();
+    return support_teardown(NULL);
 }
 
 static int ignore_sigchld(void *unused) {
     (void)unused;
     signal(SIGCHLD, SIG_IGN);
-    use_pools();
-    return 0;
+    use_pools(false);
+    return support_teardown(NULL);
 }
 
 static int block_sigchld(void *unused) {
@@ -113,11 +194,12 @@ static int block_sigchld(void *unused) {
     sigemptyset(&blocked);
     sigaddset(&blocked, SIGCHLD);
     pthread_sigmask(SIG_BLOCK, &blocked, NULL);
-    use_pools();
-    return 0;
+    use_pools(false);
+    return support_teardown(NULL);
 }
 
-/* In programs of their own: how signals are dealt with is everybody's. */
+/* In programs of their own: how signals are dealt with is everybody's. Each looks itself whether something is
+ * left, before its end takes that with it. */
 static void test_sigchld_handled(void **state) {
     (void)state;
     if (WITH_THREAD_SANITIZER)
@@ -139,7 +221,7 @@ static void test_sigchld_blocked(void **state) {
 
 static void *wait_for_any(void *over) {
     while (!atomic_load((_Atomic bool *)over)) {
-        if (waitpid(-1, NULL, 0) < 0)
+        if (!find_any(0))
             usleep(100); /* there is none just now */
     }
     return NULL;
@@ -150,10 +232,11 @@ static int wait_beside(void *unused) {
     pthread_t thread;
     (void)unused;
     assert_int_equal(pthread_create(&thread, NULL, wait_for_any, &over), 0);
-    use_pools();
+    use_pools(true);
+    check_found();
     atomic_store(&over, true);
     pthread_join(thread, NULL);
-    return 0;
+    return support_teardown(NULL);
 }
 
 static void test_program_waits_for_any_child(void **state) {
@@ -189,7 +272,7 @@ static void test_children_of_the_program(void **state) {
     pthread_t thread;
     (void)state;
     assert_int_equal(pthread_create(&thread, NULL, fork_and_wait, &self), 0);
-    use_pools();
+    use_pools(false);
     atomic_store(&self.over, true);
     pthread_join(thread, NULL);
     assert_true(self.count > 0);
