@@ -3,6 +3,7 @@
 #include "support.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,10 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 
 enum { NOBODY = 65534, WORKERS = 2, TEXT_SIZE = 8192, LARGE = 1000 * 1000 };
 
@@ -31,7 +36,20 @@ static void append(char *text, const char *line) {
         strcat(text, line);
 }
 
-/* The targets of its descriptors above the standard streams, a line each. */
+/* Of an eventfd its number, which tells it from others; else 0. */
+static int event_number(const char *fd) {
+    char path[300], line[128];
+    int number = 0;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%s", fd);
+    FILE *info = fopen(path, "re");
+    while (info != NULL && fgets(line, sizeof line, info) != NULL)
+        sscanf(line, "eventfd-id: %d", &number);
+    if (info != NULL)
+        fclose(info);
+    return number;
+}
+
+/* The targets of its descriptors above the standard streams, a line each, "bell NUMBER" for an eventfd. */
 static void describe_descriptors(char *text) {
     char path[300], target[256], line[300];
     struct dirent *entry;
@@ -40,27 +58,45 @@ static void describe_descriptors(char *text) {
         int fd = atoi(entry->d_name);
         snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
         ssize_t length = readlink(path, target, sizeof target - 1);
-        if (fd > 2 && fd != dirfd(directory) && length > 0) {
-            snprintf(line, sizeof line, "%.*s\n", (int)length, target);
-            append(text, line);
-        }
+        if (fd <= 2 || fd == dirfd(directory) || length <= 0)
+            continue;
+        target[length] = '\0';
+        if (strcmp(target, "anon_inode:[eventfd]") == 0)
+            snprintf(line, sizeof line, "bell %d\n", event_number(entry->d_name));
+        else
+            snprintf(line, sizeof line, "%s\n", target);
+        append(text, line);
     }
     if (directory != NULL)
         closedir(directory);
 }
 
-/* The channels that it has mapped, "map NAME INODE", a line each. */
+/* -1: only root may open what is mapped. */
+static int seals_of_mapping(unsigned long start, unsigned long end) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", start, end);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int seals = fd >= 0 ? fcntl(fd, F_GET_SEALS) : -1;
+    if (fd >= 0)
+        close(fd);
+    return seals;
+}
+
+/* The channels that it has mapped, "map NAME INODE" and "seals NAME SEALS", a line each. */
 static void describe_channels(char *text) {
     char line[512], name[256], found[300];
-    unsigned long inode;
+    unsigned long start, end, inode;
     FILE *maps = fopen("/proc/self/maps", "re");
     while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
-        if (strstr(line, "memfd:pebble-") != NULL &&
-            sscanf(line, "%*s %*s %*s %*s %lu %255s", &inode, name) == 2) {
-            snprintf(found, sizeof found, "map %s %lu\n", name, inode);
-            if (strstr(text, found) == NULL)
-                append(text, found);
-        }
+        if (strstr(line, "memfd:pebble-") == NULL ||
+            sscanf(line, "%lx-%lx %*s %*s %*s %lu %255s", &start, &end, &inode, name) != 4)
+            continue;
+        snprintf(found, sizeof found, "map %s %lu\n", name, inode);
+        if (strstr(text, found) != NULL)
+            continue;
+        append(text, found);
+        snprintf(found, sizeof found, "seals %s %d\n", name, seals_of_mapping(start, end));
+        append(text, found);
     }
     if (maps != NULL)
         fclose(maps);
@@ -109,18 +145,48 @@ static size_t count_lines(const char *text, const char *with) {
     return count;
 }
 
-/* Its own channel, of which the other has nothing, and no way to the zygote or the program. */
+/* Not only the beginning of another. */
+static bool has_line(const char *text, const char *line) {
+    size_t length = strlen(line);
+    for (; (text = strstr(text, line)) != NULL; text++) {
+        if (text[length] == '\n')
+            return true;
+    }
+    return false;
+}
+
+/* What is not the other's. */
+static bool is_of_one(const char *line) {
+    return strncmp(line, "map ", 4) == 0 || strncmp(line, "bell ", 5) == 0;
+}
+
+/* Even who opens its channel anew cannot change its size, nor write where the program does. */
+static void check_seals(const char *text) {
+    const int fixed_size = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    char up[64], down[64];
+    bool may_look = geteuid() == 0;
+    snprintf(up, sizeof up, "seals /memfd:pebble-up %d\n", may_look ? fixed_size : -1);
+    snprintf(down, sizeof down, "seals /memfd:pebble-down %d\n",
+             may_look ? fixed_size | F_SEAL_FUTURE_WRITE : -1);
+    assert_non_null(strstr(text, up));
+    assert_non_null(strstr(text, down));
+}
+
+/* Its own channel and bell, of which the other has nothing, and no way to the zygote or the program. */
 static void check_worker(char *text, const char *other, const char *program_had,
                          bool inherits) {
     assert_int_equal(count_lines(text, "map "), 2);
     assert_int_equal(count_lines(text, "map /memfd:pebble-up "), 1);
     assert_int_equal(count_lines(text, "map /memfd:pebble-down "), 1);
+    assert_int_equal(count_lines(text, "bell "), 1);
+    assert_int_equal(count_lines(text, "bell 0\n"), 0); /* each has a number */
+    check_seals(text);
     char *rest = text, *line;
     while ((line = strtok_r(rest, "\n", &rest)) != NULL) {
-        if (strncmp(line, "map ", 4) == 0)
-            assert_null(strstr(other, line));
-        else if (strcmp(line, "anon_inode:[eventfd]") != 0 && /* its bell */
-                 !(inherits && strstr(program_had, line) != NULL))
+        if (is_of_one(line))
+            assert_false(has_line(other, line));
+        else if (strncmp(line, "seals ", 6) != 0 &&
+                 !(inherits && has_line(program_had, line)))
             fail_msg("the worker has %s", line);
     }
 }
@@ -178,7 +244,8 @@ static void test_nothing_has_a_name(void **state) {
     char *rest = with, *line;
     while ((line = strtok_r(rest, "\n", &rest)) != NULL) {
         if (strstr(before, line) == NULL && strncmp(line, "anon_inode:", 11) != 0 &&
-            strncmp(line, "socket:", 7) != 0 && strncmp(line, "/memfd:", 7) != 0)
+            strncmp(line, "bell ", 5) != 0 && strncmp(line, "socket:", 7) != 0 &&
+            strncmp(line, "/memfd:", 7) != 0)
             fail_msg("the program has %s", line);
     }
     for (int i = 0; i < 3; i++)
@@ -228,7 +295,7 @@ static int run_unprivileged(void *unused) {
     prctl(PR_SET_DUMPABLE, 1, 0, 0, 0); /* as that user's programs are */
     for (int i = 0; i < 3; i++)
         use_pool(methods[i]);
-    return 0;
+    return support_teardown(NULL);
 }
 
 static void test_unprivileged(void **state) {
