@@ -229,7 +229,8 @@ static int run_with_clock(void *unused) {
     atomic_store(&shared->watched, false);
     atomic_store(&over, true);
     pthread_join(thread, NULL);
-    return 0;
+    shared = NULL; /* it is given back */
+    return support_teardown(NULL);
 }
 
 /* In a program of its own, for the filter stays. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -180,25 +181,38 @@ static void limit_processes(rlim_t more) {
     limit(0, RLIMIT_NPROC, present + more, &before);
 }
 
+/* For which they can be limited. It can still be seen what the program has. */
+static bool become_nobody(void) {
+    return setresuid(NOBODY, NOBODY, NOBODY) == 0 &&
+           prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0;
+}
+
+/* The code of a program that was to do without something: 0 if nothing of its pool is left, whether or not it
+ * came to be. */
+static int leave_nothing(pebble_pool *pool, pebble_error error) {
+    if (error != PEBBLE_OK && !is_refusal(error))
+        return 3;
+    if (error == PEBBLE_OK)
+        close_join_free(pool);
+    return support_teardown(NULL);
+}
+
 static int use_few_processes(void *context) {
     int more = *(int *)context;
     scenario run = {.more = more};
     pebble_pool *pool = NULL;
     pebble_future *futures[3];
-    if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
+    if (!become_nobody())
         return 2;
     limit_processes((rlim_t)more);
     pebble_error error =
         pebble_process_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
-    if (error != PEBBLE_OK)
-        return is_refusal(error) ? 0 : 3;
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3 && error == PEBBLE_OK; i++)
         futures[i] = try_schedule(&run, pool, i == 1 ? leave : square, i);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 3 && error == PEBBLE_OK; i++)
         expect_one_of(&run, "a task", futures[i],
                       i == 1 ? PEBBLE_ERR_TASK_EXPIRED : PEBBLE_OK);
-    close_join_free(pool);
-    return run.broken ? 4 : 0;
+    return run.broken ? 4 : leave_nothing(pool, error);
 }
 
 static void test_few_processes(void **state) {
@@ -209,28 +223,31 @@ static void test_few_processes(void **state) {
         assert_int_equal(program_wait(program_start(use_few_processes, &more)), 0);
 }
 
-static int use_few_threads(void *context) {
-    int more = *(int *)context, number = 4;
-    pebble_pool *pool = NULL;
-    if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
-        return 2;
-    limit_processes((rlim_t)more);
-    pebble_error error =
-        pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
-    if (error != PEBBLE_OK)
-        return is_refusal(error) ? 0 : 3;
+static void use_threads(pebble_pool *pool) {
+    int number = 4, result;
     for (int i = 0; i < 20; i++) {
         pebble_future *future = NULL;
-        int result = 0;
-        error = pebble_schedule(pool, square, &number, sizeof number, 0, &future);
+        result = 16;
+        pebble_error error =
+            pebble_schedule(pool, square, &number, sizeof number, 0, &future);
         if (error == PEBBLE_OK)
             error = pebble_future_copy_result(future, DEADLINE_NS, &result, sizeof result);
-        if (error == PEBBLE_OK ? result != 16 : !is_refusal(error))
-            return 4;
+        assert_true(error == PEBBLE_OK || is_refusal(error));
+        assert_int_equal(result, 16);
         pebble_future_unref(future);
     }
-    close_join_free(pool);
-    return 0;
+}
+
+static int use_few_threads(void *context) {
+    pebble_pool *pool = NULL;
+    if (!become_nobody())
+        return 2;
+    limit_processes((rlim_t) * (int *)context);
+    pebble_error error =
+        pebble_thread_pool_new(PEBBLE_POOL_OPTIONS(.max_workers = 3), &pool);
+    if (error == PEBBLE_OK)
+        use_threads(pool);
+    return leave_nothing(pool, error);
 }
 
 static void test_few_threads(void **state) {
@@ -245,7 +262,7 @@ static int replace_worker_later(void *unused) {
     struct rlimit before;
     int number = 8;
     (void)unused;
-    if (setresuid(NOBODY, NOBODY, NOBODY) != 0)
+    if (!become_nobody())
         return 2;
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
     assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 64);
@@ -257,8 +274,7 @@ static int replace_worker_later(void *unused) {
                      PEBBLE_ERR_TIMEOUT);
     give_back(zygote, RLIMIT_NPROC, &before);
     assert_int_equal(take_int(waits), 64);
-    close_join_free(pool);
-    return 0;
+    return leave_nothing(pool, PEBBLE_OK);
 }
 
 static void test_no_processes_for_a_while(void **state) {
@@ -326,8 +342,7 @@ static int receive_too_much(void *unused) {
         expect_end(schedule(pool, write_much, &little, sizeof little, 0), PEBBLE_OK);
         assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 169);
     }
-    close_join_free(pool);
-    return 0;
+    return leave_nothing(pool, PEBBLE_OK);
 }
 
 static void test_little_memory_in_the_program(void **state) {
