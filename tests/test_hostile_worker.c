@@ -1,7 +1,7 @@
 /* Tasks that attack the pool that runs them: they overwrite their own channel, in whole or one
- * word of it, close, block and limit what a process has, or attack the processes around them. What
- * must hold: what is plainly damage is found when the program looks, and the task ends for it; every
- * other ends in time, as it can; no task of another worker is touched; the pool goes on.
+ * word of it. What must hold: what is plainly damage is found when the program looks, and the task
+ * ends for it; every other ends in time, as it can; no task of another worker is touched; the pool
+ * goes on.
  *
  * Damage comes from numbered seeds; one that fails is shown, and is run alone by
  * PEBBLE_TEST_SEED=N. */
@@ -15,17 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "channel/layout.h"
 #include "process/crash.h"
 
-enum { WORKERS = 2, HONEST = 6, NOBODY = 65534 };
+enum { WORKERS = 2, HONEST = 6 };
 
 #define SOON_NS                                                                          \
     (PEBBLE_SECONDS(1) * (WITH_THREAD_SANITIZER || WITH_ADDRESS_SANITIZER ? 3 : 1))
@@ -985,234 +981,7 @@ static void test_writing_down_is_fatal(void **unused) {
     close_join_free(pool);
 }
 
-/* ---- What a worker can do to its process ---- */
-
-static int close_all(pebble_task *task, const void *input, size_t input_size) {
-    (void)task;
-    (void)input;
-    (void)input_size;
-    syscall(SYS_close_range, 0u, ~0u, 0u);
-    return 0;
-}
-
-/* The numbers are in use again, for files of the task's own. */
-static int reuse_all(pebble_task *task, const void *input, size_t input_size) {
-    int pipes[2];
-    (void)task;
-    (void)input;
-    (void)input_size;
-    syscall(SYS_close_range, 3u, ~0u, 0u);
-    for (int i = 0; i < 16; i++) {
-        if (pipe2(pipes, O_NONBLOCK) != 0)
-            return errno;
-    }
-    return 0;
-}
-
-static int block_signals(pebble_task *task, const void *input, size_t input_size) {
-    sigset_t all;
-    (void)task;
-    (void)input;
-    (void)input_size;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    for (int i = 1; i < 32; i++)
-        signal(i, SIG_IGN);
-    return 0;
-}
-
-static int leave_session(pebble_task *task, const void *input, size_t input_size) {
-    (void)task;
-    (void)input;
-    (void)input_size;
-    setsid();
-    return 0;
-}
-
-static int change_directory(pebble_task *task, const void *input, size_t input_size) {
-    (void)task;
-    (void)input;
-    (void)input_size;
-    umask(0777);
-    return chdir("/proc/self/task") == 0 ? 0 : errno;
-}
-
-static bool fork_is_refused(void) {
-    int status;
-    pid_t child = fork();
-    if (child == 0)
-        _exit(0);
-    if (child > 0)
-        waitpid(child, &status, 0);
-    return child < 0 && errno == EAGAIN;
-}
-
-/* As a user without rights: the number of processes is not limited for others. */
-static int limit_resources(pebble_task *task, const void *input, size_t input_size) {
-    static const struct rlimit none = {0, 0}, small = {1024 * 1024, 1024 * 1024};
-    (void)task;
-    (void)input;
-    (void)input_size;
-    setrlimit(RLIMIT_NOFILE, &none);
-    setrlimit(RLIMIT_NPROC, &none);
-    setrlimit(RLIMIT_FSIZE, &none);
-    setrlimit(RLIMIT_CORE, &none);
-    setrlimit(RLIMIT_AS, &small);
-    if (geteuid() == 0 && setresuid(NOBODY, NOBODY, NOBODY) != 0)
-        return errno;
-    return fork_is_refused() ? 0 : 1;
-}
-
-static int untie(pebble_task *task, const void *input, size_t input_size) {
-    (void)task;
-    (void)input;
-    (void)input_size;
-    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
-    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    prctl(PR_SET_NAME, ") R 1 1 (", 0, 0, 0);
-    return 0;
-}
-
-static int close_streams(pebble_task *task, const void *input, size_t input_size) {
-    (void)task;
-    (void)input;
-    (void)input_size;
-    fclose(stdin);
-    return 0;
-}
-
-static void note_end(pebble_future *future, void *context) {
-    (void)future;
-    counter_add(context, 1);
-}
-
-typedef struct peculiarity {
-    pebble_function function;
-    counter *done;
-} peculiarity;
-
-static int be_peculiar_and_stay(pebble_task *task, const void *input, size_t input_size) {
-    const peculiarity *what = input;
-    (void)input_size;
-    if (what->function(task, NULL, 0) != 0)
-        return 1;
-    counter_add(what->done, 1);
-    return carry_on(task, THEN_LOOP);
-}
-
-static void check_peculiar_is_ended(pebble_function function, bool cancel) {
-    peculiarity what = {.function = function, .done = shared_memory(sizeof(counter))};
-    pebble_pool *pool = new_pool(1);
-    pebble_future *future = schedule(pool, be_peculiar_and_stay, &what, sizeof what,
-                                     cancel ? 0 : TASK_TIMEOUT_NS);
-    counter_expect(what.done, 1);
-    pid_t pid = pebble_future_pid(future);
-    if (cancel)
-        assert_true(pebble_future_cancel(future));
-    expect_end(future, cancel ? PEBBLE_ERR_TASK_CANCELLED : PEBBLE_ERR_TASK_TIMEOUT);
-    assert_true(pid > 1);
-    assert_false(process_lives(pid));
-    assert_true(pool_works(pool, NULL));
-    close_join_free(pool);
-}
-
-/* Ends, and so do those behind it, also for a callback, of which only the bell tells; and can be ended. */
-static void check_peculiar(const char *name, pebble_function function) {
-    counter *ends = shared_memory(sizeof *ends);
-    pebble_pool *pool = new_pool(1);
-    print_message("%s\n", name);
-    for (uint32_t i = 0; i < 3; i++) {
-        pebble_future *future = schedule(pool, function, NULL, 0, 0);
-        expect_ok(pebble_future_add_callback(future, note_end, ends));
-        counter_expect(ends, 2 * i + 1);
-        expect_end(future, PEBBLE_OK);
-        int n = 12;
-        future = schedule(pool, square, &n, sizeof n, 0);
-        expect_ok(pebble_future_add_callback(future, note_end, ends));
-        counter_expect(ends, 2 * i + 2);
-        assert_int_equal(take_int(future), 144);
-    }
-    assert_true(pool_works(pool, NULL));
-    stop_join_free(pool);
-    check_peculiar_is_ended(function, false);
-    check_peculiar_is_ended(function, true);
-}
-
-#define PECULIAR(name, function)                                                         \
-    static void test_##name(void **unused) {                                             \
-        (void)unused;                                                                    \
-        check_peculiar(#name, function);                                                 \
-    }
-PECULIAR(all_closed, close_all)
-PECULIAR(all_reused, reuse_all)
-PECULIAR(signals_blocked, block_signals)
-PECULIAR(session_left, leave_session)
-PECULIAR(directory_changed, change_directory)
-PECULIAR(untied, untie)
-PECULIAR(streams_closed, close_streams)
-
-/* A sanitizer needs memory of its own. */
-#if !WITH_ADDRESS_SANITIZER && !WITH_THREAD_SANITIZER
-PECULIAR(resources_limited, limit_resources)
-#else
-static void test_resources_limited(void **unused) {
-    (void)unused;
-    (void)limit_resources;
-    skip();
-}
-#endif
-
-/* ---- Attacks on the processes around ---- */
-
-static int kill_zygote(pebble_task *task, const void *input, size_t input_size) {
-    (void)input;
-    (void)input_size;
-    kill(getppid(), SIGKILL);
-    return carry_on(task, THEN_LOOP);
-}
-
-static int stop_zygote(pebble_task *task, const void *input, size_t input_size) {
-    (void)input;
-    (void)input_size;
-    kill(getppid(), SIGSTOP);
-    return carry_on(task, THEN_LOOP);
-}
-
-static int stop_self(pebble_task *task, const void *input, size_t input_size) {
-    (void)input;
-    (void)input_size;
-    raise(SIGSTOP);
-    return carry_on(task, THEN_LOOP);
-}
-
-static void test_zygote_killed(void **unused) {
-    (void)unused;
-    pebble_pool *pool = new_pool(WORKERS);
-    for (int i = 0; i < 3; i++) {
-        expect_end(schedule(pool, kill_zygote, NULL, 0, 0), PEBBLE_ERR_TASK_EXPIRED);
-        assert_true(pool_works(pool, NULL));
-    }
-    close_join_free(pool);
-}
-
-static void test_zygote_stopped(void **unused) {
-    (void)unused;
-    pebble_pool *pool = new_pool(WORKERS);
-    expect_end(schedule(pool, stop_zygote, NULL, 0, TASK_TIMEOUT_NS),
-               PEBBLE_ERR_TASK_TIMEOUT);
-    assert_true(pool_works(pool, NULL));
-    close_join_free(pool);
-}
-
-static void test_worker_stopped(void **unused) {
-    (void)unused;
-    pebble_pool *pool = new_pool(WORKERS);
-    expect_end(schedule(pool, stop_self, NULL, 0, TASK_TIMEOUT_NS),
-               PEBBLE_ERR_TASK_TIMEOUT);
-    assert_true(pool_works(pool, NULL));
-    close_join_free(pool);
-}
+/* ---- A bell without end ---- */
 
 static int ring_without_end(pebble_task *task, const void *input, size_t input_size) {
     char path[64], target[256];
@@ -1259,17 +1028,6 @@ int main(void) {
         supported_test(test_mute_bell),
         supported_test(test_down_is_read_only),
         supported_test(test_writing_down_is_fatal),
-        supported_test(test_all_closed),
-        supported_test(test_all_reused),
-        supported_test(test_signals_blocked),
-        supported_test(test_session_left),
-        supported_test(test_directory_changed),
-        supported_test(test_resources_limited),
-        supported_test(test_untied),
-        supported_test(test_streams_closed),
-        supported_test(test_zygote_killed),
-        supported_test(test_zygote_stopped),
-        supported_test(test_worker_stopped),
         supported_test(test_bell_without_end),
     };
     cmocka_set_message_output(CM_OUTPUT_STDOUT);
