@@ -9,9 +9,10 @@ import pytest
 from pebble import ProcessExpired, ProcessPool
 
 import tasks
-from support import DEADLINE, eventually, gone, kill, state
+from support import DEADLINE, eventually, gone, kill, start_workers, state
 
 MIB = 1 << 20
+SIZE = 400 * MIB
 
 
 class StopsWhilePickled:
@@ -25,10 +26,10 @@ class StopsWhilePickled:
         return int, ()
 
 
-def send(size, started, signum):
+def send(first, second, started, signum):
+    """Two objects: of one, the second would be a mere reference to the first."""
     started.set(os.getpid())
-    half = bytes(size // 2)
-    return [half, StopsWhilePickled(signum), half]
+    return [bytes(first), StopsWhilePickled(signum), bytes(second)]
 
 
 def resident(pid):
@@ -42,67 +43,101 @@ def pool():
         yield pool
 
 
+@pytest.fixture
+def worker_memory(pool, tmp_path):
+    """Of one that has not done anything."""
+    return max(map(resident, start_workers(pool, tmp_path)))
+
+
 def assert_expired(future, signum, pid):
     error = future.exception(DEADLINE)
     assert isinstance(error, ProcessExpired)
     assert (error.exitcode, error.pid) == (-signum, pid)
 
 
+def assert_works(pool):
+    """On the other worker, if one does nothing."""
+    others = [pool.schedule(tasks.value, args=(n,)) for n in range(100)]
+    assert [other.result(DEADLINE) for other in others] == list(range(100))
+
+
 # ---- Killed ----
 
 
-def test_killed_while_it_receives():
-    with ProcessPool(max_workers=1) as pool:
-        pid = pool.schedule(tasks.process_id).result()
-        before = resident(pid)
-        future = pool.schedule(len, args=(bytes(400 * MIB),))
-        assert eventually(lambda: resident(pid) > before + 20 * MIB)
-        kill(pid, signal.SIGSTOP)
-        assert not future.done()
-        kill(pid)
-        assert_expired(future, signal.SIGKILL, pid)
-        assert pool.schedule(len, args=(bytes(MIB),)).result() == MIB
+def test_killed_while_it_receives(pool, worker_memory):
+    part = SIZE // 8  # by then it is on its way, and far from its end
+    future = pool.schedule(len, args=(bytes(SIZE),))
+    assert eventually(lambda: future.pid and resident(future.pid) > worker_memory + part)
+    pid = future.pid
+    kill(pid, signal.SIGSTOP)
+    assert eventually(lambda: state(pid) == "T")
+    assert resident(pid) < worker_memory + SIZE  # it has not all
+    assert_works(pool)
+    assert not future.done()
+    kill(pid)
+    assert_expired(future, signal.SIGKILL, pid)
+    assert pool.schedule(len, args=(bytes(MIB),)).result() == MIB
 
 
-def test_killed_while_it_sends(pool, started):
-    future = pool.schedule(send, args=(400 * MIB, started, signal.SIGKILL))
+def test_killed_while_it_sends(pool, started, make_flag, release):
+    other_started = make_flag("other")
+    other = pool.schedule(tasks.hold, args=(other_started, release))
+    other_pid = other_started.number()
+    arguments = (SIZE // 2, SIZE // 2, started, signal.SIGKILL)
+    future = pool.schedule(send, args=arguments)
     assert_expired(future, signal.SIGKILL, started.number())
     assert len(pool.schedule(bytes, args=(MIB,)).result()) == MIB
+    release.set()
+    assert other.result(DEADLINE) == other_pid
 
 
 # ---- Stopped halfway ----
 
 
-def stop_halfway(pool, started, timeout=None):
-    arguments = (40 * MIB, started, signal.SIGSTOP)
-    future = pool.schedule(send, args=arguments, timeout=timeout)
-    pid = started.number()
-    assert eventually(lambda: state(pid) == "T")
-    return future, pid
+@pytest.fixture
+def stop_halfway(pool, started, worker_memory):
+    """What comes first has left the worker, which does not keep it until it has all."""
+    pids = []
+
+    def stop(timeout, first=SIZE // 2, second=SIZE // 2):
+        arguments = (first, second, started, signal.SIGSTOP)
+        future = pool.schedule(send, args=arguments, timeout=timeout)
+        pids.append(started.number())
+        assert eventually(lambda: state(pids[0]) == "T", DEADLINE)
+        assert resident(pids[0]) < worker_memory + first
+        assert_works(pool)
+        assert not future.done()
+        return future, pids[0]
+
+    yield stop
+    for pid in pids:  # for a failed test's pool, which would wait for it
+        if not gone(pid):
+            kill(pid)
 
 
-def test_stopped_with_a_timeout(pool, started):
-    future, pid = stop_halfway(pool, started, timeout=2)
+def test_stopped_with_a_timeout(pool, stop_halfway):
+    part = SIZE // 8  # which comes within the timeout on a busy machine, too
+    future, pid = stop_halfway(timeout=2, first=part, second=SIZE - part)
     assert isinstance(future.exception(DEADLINE), TimeoutError)
     assert gone(pid)
+    assert_works(pool)
 
 
 @pytest.mark.parametrize("timeout", [None, 60])
-def test_stopped_and_cancelled(pool, started, timeout):
-    future, pid = stop_halfway(pool, started, timeout)
-    others = [pool.schedule(tasks.value, args=(n,)) for n in range(100)]
-    assert [other.result() for other in others] == list(range(100))
+def test_stopped_and_cancelled(pool, stop_halfway, timeout):
+    future, pid = stop_halfway(timeout)
     assert future.cancel()
     with pytest.raises(CancelledError):
         future.result(DEADLINE)
     assert gone(pid)
-    assert pool.schedule(tasks.value, args=(1,)).result() == 1
+    assert_works(pool)
 
 
-def test_stopped_and_continued(pool, started):
-    future, pid = stop_halfway(pool, started, timeout=60)
+def test_stopped_and_continued(stop_halfway):
+    future, pid = stop_halfway(timeout=60, first=50 * MIB, second=50 * MIB)
     kill(pid, signal.SIGCONT)
-    assert [type(part) for part in future.result()] == [bytes, int, bytes]
+    first, number, second = future.result()
+    assert (len(first), number, len(second)) == (50 * MIB, 0, 50 * MIB)
 
 
 # ---- Pools that end amid large data ----
