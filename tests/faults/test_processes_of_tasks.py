@@ -11,6 +11,7 @@ from pebble import ProcessExpired, ProcessPool
 import tasks
 from support import DEADLINE, children, gone, kill, threads
 
+
 def nothing():
     pass
 
@@ -117,30 +118,31 @@ def test_gone_with_the_task(way, end, started, make_flag):
 
 
 @pytest.mark.parametrize("end", ["timeout", "cancel", "stop"])
-def test_standard_output_is_let_go(program, end):
+def test_standard_output_is_let_go(program, make_flag, end):
     process = program(f"""
-        import multiprocessing, subprocess, sys, time
+        import concurrent.futures, multiprocessing, subprocess, sys, time
         from pebble import ProcessPool
+        from support import Flag, gone
 
-        def hold_output():
-            subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        def hold_output(child):
+            child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
             time.sleep(1000)
 
         if __name__ == "__main__":
             multiprocessing.set_start_method(sys.argv[1])
             pool = ProcessPool(max_workers=1)
-            end = "{end}"
-            future = pool.schedule(hold_output, timeout=0.5 if end == "timeout" else None)
-            while not future.running():
-                time.sleep(0.001)
-            if end == "timeout":
-                future.exception()
-            elif end == "cancel":
+            end, child = "{end}", Flag({make_flag("child").path!r})
+            timeout = 1 if end == "timeout" else None
+            future = pool.schedule(hold_output, args=(child,), timeout=timeout)
+            pid = child.number()
+            if end == "cancel":
                 future.cancel()
-            else:
+            elif end == "stop":
                 pool.stop()
+            concurrent.futures.wait([future])
+            print("gone" if gone(pid) else "left", flush=True)
             pool.close()
             pool.join()
             print("ended", flush=True)
         """)
-    assert process.end() == (0, "ended\n", "")  # read until nobody holds the pipe
+    assert process.end() == (0, "gone\nended\n", "")  # read until nobody holds the pipe

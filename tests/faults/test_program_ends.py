@@ -90,9 +90,10 @@ def test_workers_that_ignore_all_signals_end_with_the_program(program, started):
 
 
 def interrupt(process):
-    """As a terminal does: the whole group."""
+    """As a terminal does: the whole group. When it was."""
     assert eventually(lambda: is_waiting(process.pid))
     os.killpg(process.pid, signal.SIGINT)
+    return time.monotonic()
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -109,8 +110,9 @@ def test_interrupted_once(program, busy):
     process = program(text(wait, busy), start_new_session=True)
     pids = worker_numbers(process)
     assert process.line() == "waits"
-    interrupt(process)
+    begin = interrupt(process)
     assert process.end() == (0, "ended\n", "")
+    assert time.monotonic() - begin < 2  # SIGTERM is enough: nobody waits for a grace
     assert all(gone(pid) for pid in pids)
 
 
@@ -144,33 +146,37 @@ def test_interrupted_twice(program, started):
     assert process.line() == "waits"
     interrupt(process)
     assert process.line() == "joins"
-    begin = time.monotonic()
-    interrupt(process)
+    begin = interrupt(process)
     assert process.end() == (0, "leaves\n", "")
     assert time.monotonic() - begin < 5
     assert all_gone_within_a_second([pid])
 
 
-def test_interrupted_twice_and_nobody_catches(program):
+def test_interrupted_twice_and_nobody_catches(program, started, make_flag):
+    """The first has the context stop its pool, whose task outlasts SIGTERM; the second ends that."""
+    terminated = make_flag("terminated")
     process = program(
-        text(
-            """
-        with pool:
-            tell("waits")
-            pool.schedule(hang).result()
-""",
-            busy=True,
-        ),
+        f"""
+        import multiprocessing, sys
+        from pebble import ProcessPool
+        from support import Flag
+        from tasks import hang, hang_until_terminated
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            flags = Flag({started.path!r}), Flag({terminated.path!r})
+            with ProcessPool(max_workers=1, termination_grace=60) as pool:
+                pool.schedule(hang_until_terminated, args=(*flags, hang)).result()
+        """,
         start_new_session=True,
     )
-    pids = worker_numbers(process)
-    assert process.line() == "waits"
+    pid = started.number()
     interrupt(process)
-    try:
-        os.killpg(process.pid, signal.SIGINT)
-    except ProcessLookupError:
-        pass
+    assert terminated.number() == signal.SIGTERM
+    begin = interrupt(process)
     code, _, errors = process.end()
+    assert time.monotonic() - begin < 5
     assert code == -signal.SIGINT
     assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert all_gone_within_a_second(pids)
+    assert "During handling of the above exception" in errors  # both came
+    assert all_gone_within_a_second([pid])
