@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 from pebble import ProcessPool
@@ -23,10 +24,20 @@ def die_later(path):
         os._exit(7)
 
 
+def schedule_many(pool):
+    """It may break before all are scheduled."""
+    futures = []
+    with suppress(RuntimeError):
+        for n in range(50):
+            futures.append(pool.schedule(tasks.value, args=(n,)))
+    assert futures
+    return futures
+
+
 FAULTS = {
     "raises": (tasks.log_and_fail, "broken initializer"),
-    "hangs": (tasks.log_and_hang, ""),
-    "dies": (tasks.log_and_die, ""),
+    "hangs": (tasks.log_and_hang, "longer than {:.3f} s"),
+    "dies": (tasks.log_and_die, "exit code 7"),
     "leaves": (tasks.log_and_leave, "left"),
 }
 
@@ -45,14 +56,17 @@ def test_all_futures_end_with_the_cause(fault, log, start_method):
     pool = ProcessPool(
         WORKERS, initializer=initializer, initargs=(log,), initializer_timeout=limit
     )
-    futures = [pool.schedule(tasks.value, args=(n,)) for n in range(50)]
-    errors = [future.exception(DEADLINE) for future in futures]
-    assert all(type(error) is RuntimeError and cause in str(error) for error in errors)
-    with pytest.raises(RuntimeError):
+    errors = [future.exception(DEADLINE) for future in schedule_many(pool)]
+    for error in errors:
+        assert type(error) is RuntimeError and cause.format(limit) in str(error)
+    with pytest.raises(RuntimeError, match=cause.format(limit)):
         pool.schedule(int)
     pool.close()
     pool.join()
-    assert all(gone(pid) for pid in tasks.calls(log))
+    pids = tasks.calls(log)
+    assert all(gone(pid) for pid in pids)
+    # All at first, and one for each of the two that failed first. Time may be up before the line is there.
+    assert (1 if fault == "hangs" else 3) <= len(pids) <= WORKERS + 2
 
 
 def test_one_that_hangs_for_ever_ends_with_the_pool(started):
@@ -80,5 +94,5 @@ def test_one_that_dies_later_breaks_the_pool_then(log):
         for n in range(3):
             assert pool.schedule(tasks.value, args=(n,)).result() == n
             pool.schedule(tasks.die).exception(DEADLINE)
-        errors = [pool.schedule(tasks.value, args=(1,)).exception(DEADLINE)]
-        assert type(errors[0]) is RuntimeError
+        with pytest.raises(RuntimeError, match="exit code 7"):
+            pool.schedule(tasks.value, args=(1,)).result(DEADLINE)

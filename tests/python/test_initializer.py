@@ -15,15 +15,15 @@ def log(tmp_path):
     return path
 
 
-def assert_broken(pool, log, cause=""):
+def assert_broken(pool, log, cause):
     """Its future ends, it takes no more, and does not try for ever."""
     with pytest.raises(RuntimeError) as caught:
         pool.schedule(tasks.value, args=(1,)).result(10)
     assert cause in str(caught.value)
     assert not pool.active
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=cause):
         pool.schedule(tasks.value, args=(1,))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=cause):
         pool.map(tasks.value, [1])
     assert len(tasks.calls(log)) == 3
     pool.close()
@@ -105,17 +105,27 @@ def test_raises(any_kind, log, initializer, cause):
 
 
 def test_dies(log):
-    assert_broken(ProcessPool(1, initializer=tasks.log_and_die, initargs=(log,)), log)
+    pool = ProcessPool(1, initializer=tasks.log_and_die, initargs=(log,))
+    assert_broken(pool, log, "exit code 7")
+
+
+def test_crashes():
+    pool = ProcessPool(1, initializer=tasks.crash)
+    with pytest.raises(RuntimeError, match="SIGSEGV"):
+        pool.schedule(tasks.value, args=(1,)).result(10)
+    pool.close()
+    pool.join()
 
 
 def test_hangs(log, start_method):
+    limit = 0.15 if start_method == "fork" else 1
     pool = ProcessPool(
         max_workers=1,
         initializer=tasks.log_and_hang,
         initargs=(log,),
-        initializer_timeout=0.15 if start_method == "fork" else 1,
+        initializer_timeout=limit,
     )
-    assert_broken(pool, log)
+    assert_broken(pool, log, f"the initializer took longer than {limit:.3f} s")
 
 
 def test_maps_of_a_broken_pool_end(any_kind, log):
