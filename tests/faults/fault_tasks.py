@@ -20,6 +20,26 @@ def name_and(x):
     return tasks.process_name(), x
 
 
+# ---- Large results ----
+
+
+class StopsWhilePickled:
+    """Halfway through a result: the worker stops (or is killed) when it comes to this."""
+
+    def __init__(self, signum):
+        self.signum = signum
+
+    def __reduce__(self):
+        os.kill(os.getpid(), self.signum)
+        return int, ()
+
+
+def send(first, second, started, signum):
+    """Two objects: of one, the second would be a mere reference to the first."""
+    started.set(os.getpid())
+    return [bytes(first), StopsWhilePickled(signum), bytes(second)]
+
+
 # ---- Changes of a process ----
 
 NOBODY = 65534

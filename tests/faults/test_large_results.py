@@ -8,28 +8,12 @@ from concurrent.futures import CancelledError
 import pytest
 from pebble import ProcessExpired, ProcessPool
 
+import fault_tasks
 import tasks
 from support import DEADLINE, eventually, gone, kill, start_workers, state
 
 MIB = 1 << 20
 SIZE = 400 * MIB
-
-
-class StopsWhilePickled:
-    """Halfway through a result: the worker stops (or is killed) when it comes to this."""
-
-    def __init__(self, signum):
-        self.signum = signum
-
-    def __reduce__(self):
-        os.kill(os.getpid(), self.signum)
-        return int, ()
-
-
-def send(first, second, started, signum):
-    """Two objects: of one, the second would be a mere reference to the first."""
-    started.set(os.getpid())
-    return [bytes(first), StopsWhilePickled(signum), bytes(second)]
 
 
 def resident(pid):
@@ -84,7 +68,7 @@ def test_killed_while_it_sends(pool, started, make_flag, release):
     other = pool.schedule(tasks.hold, args=(other_started, release))
     other_pid = other_started.number()
     arguments = (SIZE // 2, SIZE // 2, started, signal.SIGKILL)
-    future = pool.schedule(send, args=arguments)
+    future = pool.schedule(fault_tasks.send, args=arguments)
     assert_expired(future, signal.SIGKILL, started.number())
     assert len(pool.schedule(bytes, args=(MIB,)).result()) == MIB
     release.set()
@@ -101,7 +85,7 @@ def stop_halfway(pool, started, worker_memory):
 
     def stop(timeout, first=SIZE // 2, second=SIZE // 2):
         arguments = (first, second, started, signal.SIGSTOP)
-        future = pool.schedule(send, args=arguments, timeout=timeout)
+        future = pool.schedule(fault_tasks.send, args=arguments, timeout=timeout)
         pids.append(started.number())
         assert eventually(lambda: state(pids[0]) == "T", DEADLINE)
         assert resident(pids[0]) < worker_memory + first
