@@ -18,7 +18,9 @@ from support import (  # noqa: E402
     children,
     command_line,
     eventually,
+    go_on_below_a_reaper,
     helper_of_multiprocessing,
+    orphans,
     start_workers,
     threads,
 )
@@ -40,6 +42,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    go_on_below_a_reaper()
     multiprocessing.set_start_method(config.getoption("--start-method"))
     # Spawned workers import the program's main module: pytest itself would take long.
     main = sys.modules["__main__"]
@@ -178,11 +181,15 @@ def foreign_threads():
     return {thread for thread, name in threads().items() if name != "pebble-super"}
 
 
+def names(pids):
+    return {pid: threads(pid).get(pid, "") + ": " + command_line(pid) for pid in pids}
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    child_count, threads_before = count_children(), foreign_threads()
+    child_count, orphans_before = count_children(), orphans()
+    threads_before = foreign_threads()
     yield
-    assert eventually(lambda: count_children() <= child_count), [
-        command_line(pid) or pid for pid in children()
-    ]
+    assert eventually(lambda: count_children() <= child_count), names(children())
+    assert eventually(lambda: orphans() <= orphans_before), names(orphans() - orphans_before)
     assert eventually(lambda: foreign_threads() <= threads_before), threads()

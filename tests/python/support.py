@@ -1,6 +1,7 @@
 """Events between processes, and what /proc tells about them. Imported by tasks, so kept light."""
 
 import concurrent.futures
+import ctypes
 import os
 import select
 import signal
@@ -101,6 +102,35 @@ def children(pid="self"):
 def descendants(pid="self"):
     found = children(pid)
     return found.union(*(descendants(child) for child in found))
+
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def go_on_below_a_reaper():
+    """Goes on in a fork. Its parent adopts what the processes below lose when they are killed, which
+    is init's otherwise, and nobody would see it; takes their ends; and ends as the fork does. It is a
+    process of its own so that the fork's children are those that it has started.
+    """
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+    program = os.fork()
+    if program == 0:
+        assert libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) == 0
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pid = status = None
+    while pid != program:
+        pid, status = os.wait()
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def orphans():
+    """Those that this process's reaper has adopted and that have not ended."""
+    found = children(os.getppid()) - {os.getpid()}
+    return {pid for pid in found if not helper_of_multiprocessing(pid)}
 
 
 def command_line(pid):
