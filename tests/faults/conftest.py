@@ -1,33 +1,12 @@
 """What a fault must not leave behind: descriptors, shared memory, files."""
 
-import collections
 import os
-import tempfile
 
 import pebble
 import pytest
 
-import inventory
+from inventory import files, holdings
 from support import eventually
-
-
-def holdings():
-    """How many descriptors there are of each kind that the engine has, and channels. Not memory that
-    a pool keeps as long as Python keeps the pool.
-    """
-    found = collections.Counter(map(inventory.kind, inventory.special()))
-    del found["/memfd:pebble-data"]
-    found["channel"] = len(inventory.mappings())
-    return found
-
-
-def files():
-    return {
-        os.path.join(folder, name)
-        for folder in (tempfile.gettempdir(), "/dev/shm")
-        for name in os.listdir(folder)
-        if "pebble" in name
-    }
 
 
 def nothing_more():

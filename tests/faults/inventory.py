@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import subprocess
+import tempfile
 
 import tasks
 from support import descendants
@@ -56,6 +57,25 @@ def mappings(pid="self"):
         for addresses, access, _, _, inode, name, *_ in fields
         if access.endswith("s")
     )
+
+
+def holdings():
+    """How many descriptors there are of each kind that the engine has, and channels. Not memory that
+    a pool keeps as long as Python keeps the pool.
+    """
+    found = collections.Counter(map(kind, special()))
+    del found["/memfd:pebble-data"]
+    found["channel"] = len(mappings())
+    return found
+
+
+def files():
+    return {
+        os.path.join(folder, name)
+        for folder in (tempfile.gettempdir(), "/dev/shm")
+        for name in os.listdir(folder)
+        if "pebble" in name
+    }
 
 
 def inventory_when_met(arrival, *others):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -165,6 +166,22 @@ def helper_of_multiprocessing(pid):
     return (
         "multiprocessing.resource_tracker" in line or "multiprocessing.forkserver" in line
     )
+
+
+class _Mallinfo(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+
+def memory_in_use():
+    """Bytes allocated, as the C library counts them: what it holds beyond that is its own to and fro."""
+    gc.collect()
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = _Mallinfo
+    found = mallinfo()
+    return found.uordblks + found.hblkhd
 
 
 def run_time(pid, thread):
