@@ -1,20 +1,22 @@
-"""Row 21: many pools, and many crashes: nothing grows. PEBBLE_CRASHES: so many crashes, ten times as
-many tasks."""
+"""Row 21: many pools, and many crashes: nothing grows. PEBBLE_CRASHING_TASKS: so many tasks, of which
+every tenth ends its worker."""
 
 import os
 import resource
+import sys
 
 import pytest
 from pebble import ProcessExpired, ProcessPool
 
 import tasks
-from support import children, descendants, eventually, state
+from support import children, descendants, eventually, memory_in_use, start_workers, state
 
 pytestmark = pytest.mark.memory
 
 POOLS = 300
-CRASHES = int(os.environ.get("PEBBLE_CRASHES", 500))
+CRASHES = int(os.environ.get("PEBBLE_CRASHING_TASKS", 5000)) // 10
 BATCH = 20
+KIB = 1024
 ENDS = [tasks.crash, os.abort, tasks.die]
 
 
@@ -24,27 +26,35 @@ def perform(number):
 
 
 class Growth:
-    """Of this process and of others, from now on. descriptors: so many may be more, since then
-    workers were just in replacement.
-    """
+    """Of this process and of a zygote, from now on, beyond what is allowed."""
 
-    def __init__(self, *pids, descriptors=0):
-        self.pids, self.more = [os.getpid(), *pids], descriptors
-        self.before = list(map(used, self.pids))
+    def __init__(self, zygote=None, **allowed):
+        self.zygote, self.allowed, self.before = zygote, allowed, used(zygote)
+
+    def now(self):
+        return {what: amount - self.before[what] for what, amount in used(self.zygote).items()}
 
     def is_none(self):
-        now = list(map(used, self.pids))
-        return not zombies() and all(
-            memory - memory_before < 2_000_000 and descriptors <= descriptors_before + self.more
-            for (memory, descriptors), (memory_before, descriptors_before) in zip(now, self.before)
-        )
+        return all(more <= self.allowed.get(what, 0) for what, more in self.now().items())
 
 
-def used(pid):
-    """Resident bytes and descriptors of a process."""
+def used(zygote):
+    """Of the zygote only what the system knows: the pages that it has."""
+    found = {
+        "memory": memory_in_use(),
+        "objects": sys.getallocatedblocks(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "zombies": len(zombies()),
+    }
+    if zygote:
+        found["zygote_memory"] = resident(zygote)
+        found["zygote_descriptors"] = len(os.listdir(f"/proc/{zygote}/fd"))
+    return found
+
+
+def resident(pid):
     with open(f"/proc/{pid}/statm") as statm:
-        pages = int(statm.read().split()[1])
-    return pages * resource.getpagesize(), len(os.listdir(f"/proc/{pid}/fd"))
+        return int(statm.read().split()[1]) * resource.getpagesize()
 
 
 def zombies():
@@ -59,13 +69,22 @@ def test_pools():
                 assert pool.schedule(tasks.value, args=(number,)).result() == number
 
     use(POOLS // 3)
-    growth = Growth()
+    growth = Growth(memory=8 * KIB, objects=50)
     use(POOLS - POOLS // 3)
-    assert eventually(growth.is_none), (growth.before, used(os.getpid()))
+    assert eventually(growth.is_none), growth.now()
+
+
+def settle(pool, folder):
+    """Both workers and a spare are there; the zygote that has them."""
+    folder.mkdir()
+    start_workers(pool, folder)
+    (zygote,) = children()
+    assert eventually(lambda: len(children(zygote)) == 3)
+    return zygote
 
 
 @pytest.mark.timeout(30 + CRASHES / 10)
-def test_crashes():
+def test_crashes(tmp_path):
     def use(crashes):
         futures = [pool.schedule(perform, args=(number,)) for number in range(10 * crashes)]
         for number, future in enumerate(futures):
@@ -75,9 +94,12 @@ def test_crashes():
                 assert isinstance(future.exception(), ProcessExpired)
 
     with ProcessPool(max_workers=2) as pool:
-        use(BATCH)
-        (zygote,) = children()
-        growth = Growth(zygote, descriptors=12)
+        for _ in range(5):
+            use(BATCH)
+        settle(pool, tmp_path / "first")
+        zygote = settle(pool, tmp_path / "before")
+        growth = Growth(zygote, memory=24 * KIB, objects=200, zygote_memory=64 * KIB)
         for _ in range(CRASHES // BATCH):
             use(BATCH)
-        assert eventually(growth.is_none), (growth.before, used(os.getpid()), used(zygote))
+        settle(pool, tmp_path / "after")
+        assert eventually(growth.is_none), growth.now()
