@@ -2,6 +2,7 @@
 
 import collections
 import ctypes
+import errno
 import fcntl
 import glob
 import mmap
@@ -11,6 +12,7 @@ import resource
 import subprocess
 import tempfile
 
+import fault_tasks
 import tasks
 from support import descendants
 
@@ -129,6 +131,14 @@ def refusal(call, *args):
         call(*args)
     except OSError as error:
         return error.errno
+
+
+def lose_right_to_fork():
+    """By the limit of a user's processes, from which root is exempt."""
+    if os.geteuid() == 0:
+        fault_tasks.become_nobody()
+    fault_tasks.limit_processes()
+    assert refusal(subprocess.Popen, ["true"]) == errno.EAGAIN
 
 
 def make_writable(addresses):

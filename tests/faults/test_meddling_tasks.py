@@ -1,6 +1,7 @@
 """Row 22: tasks that fork without end, fill their output, or change what their process is."""
 
 import concurrent.futures
+import importlib
 import os
 import select
 import signal
@@ -11,11 +12,14 @@ import pytest
 from pebble import ProcessExpired, ProcessPool
 
 import fault_tasks
+import inventory
 import tasks
-from fault_tasks import ALL, CHANGES
 from support import Flag, children, gone, kill, outcome, readable
 
 PROMPT = 5
+
+CHANGES = [*fault_tasks.CHANGES, inventory.lose_right_to_fork]
+ALL = [*CHANGES, *fault_tasks.CLOSINGS]
 
 
 # ---- After a change ----
@@ -75,7 +79,9 @@ class Changed:
 
 @pytest.fixture
 def pool_of_all():
-    with ProcessPool(max_workers=len(ALL), termination_grace=0.1) as pool:
+    """Its tasks need not wait for what a new worker imports."""
+    imports = {"initializer": importlib.import_module, "initargs": ("inventory",)}
+    with ProcessPool(max_workers=len(ALL), termination_grace=0.1, **imports) as pool:
         yield pool
         assert not pool.active or pool.schedule(tasks.value, args=(1,)).result() == 1
 
@@ -83,6 +89,7 @@ def pool_of_all():
 def test_timeout_after_a_change(pool_of_all, tmp_path):
     changed = Changed(pool_of_all, tmp_path, timeout=1)
     assert changed.ends() == changed.all_ended(concurrent.futures.TimeoutError)
+    assert [name for name, flag in zip(changed.names, changed.flags) if not flag.is_set()] == []
 
 
 @pytest.mark.parametrize("by_stop", [False, True], ids=["cancel", "stop"])
@@ -121,7 +128,7 @@ def test_the_program_dies_after_a_change(program, started):
                 future = pool.schedule(change_and_hang, args=(change, {started.path!r}))
             future.result()
         """)
-    workers = started.numbers(len(ALL))
+    workers = started.numbers(len(fault_tasks.ALL))
     kill(process.pid)
     end = time.monotonic() + 1
     assert [pid for pid in workers if not gone(pid, max(end - time.monotonic(), 0))] == []
