@@ -310,12 +310,18 @@ static void find_gone(zygote_state *zygote) {
     }
 }
 
+static bool has_children(void) {
+    siginfo_t info;
+    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 || errno != ECHILD;
+}
+
 /* Deals with what workers left; the dead of which nothing is left are gone. True if no orphans are left
  * at all. */
 static bool sweep(zygote_state *zygote) {
     pid_set orphans = {0};
     int64_t began_ns = os_now_ns();
-    bool complete = find_orphans(zygote, &orphans);
+    /* Without children there is nothing to look for, and that can be said without a descriptor. */
+    bool complete = !has_children() || find_orphans(zygote, &orphans);
     complete &= find_owners(zygote, &orphans);
     bool any = false;
     for (size_t i = 0; i < orphans.count; i++) {
@@ -410,11 +416,6 @@ static bool is_walking(const zygote_state *zygote) {
     for (size_t i = 0; i < zygote->count; i++)
         walking |= !tree_walk_done(&zygote->workers[i].tree);
     return walking;
-}
-
-static bool has_children(void) {
-    siginfo_t info;
-    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 || errno != ECHILD;
 }
 
 /* Waits for a child's end. */
