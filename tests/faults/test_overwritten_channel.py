@@ -10,6 +10,7 @@ import pytest
 from pebble import ProcessExpired
 
 import tasks
+from support import gone
 
 # ---- Tasks ----
 
@@ -85,6 +86,7 @@ def assert_only_it_expires(pool, function, *args):
     behind = [pool.schedule(tasks.value, args=(n,)) for n in range(50)]
     error = future.exception()
     assert isinstance(error, ProcessExpired)
+    assert error.pid == future.pid and gone(error.pid)
     assert [each.result() for each in behind] == list(range(50))
     return error
 
@@ -103,6 +105,7 @@ def test_overwritten_in_silence(process_pool, other_worker):
     """The program has no cause to look before the task's timeout."""
     future = process_pool.schedule(overwrite_and_hang, args=(0,), timeout=0.2)
     assert isinstance(future.exception(), (ProcessExpired, concurrent.futures.TimeoutError))
+    assert gone(future.pid)
     assert process_pool.schedule(tasks.value, args=(1,)).result() == 1
 
 
@@ -114,6 +117,7 @@ def test_overwritten_before_the_result(process_pool, other_worker, seed):
         assert future.result() == seed
     else:
         assert isinstance(future.exception(), ProcessExpired)
+        assert gone(future.pid)
     futures = [process_pool.schedule(tasks.value, args=(n,)) for n in range(50)]
     assert [each.result() for each in futures] == list(range(50))
 
