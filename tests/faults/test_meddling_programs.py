@@ -5,9 +5,10 @@ their pools.
 import pytest
 
 HEAD = """
-import gc, multiprocessing, os, signal, subprocess, sys, threading, time, warnings
+import contextlib, gc, multiprocessing, os, signal, subprocess, sys, threading, time, warnings
 from concurrent.futures import TimeoutError, wait
 from pebble import ProcessExpired, ProcessPool
+from inventory import holdings
 from support import children, descendants, eventually, gone
 from tasks import *
 
@@ -27,6 +28,19 @@ def exercise(pool):
     assert list(pool.map(value, range(100), chunksize=7).result()) == list(range(100))
 
 
+@contextlib.contextmanager
+def nothing_more():
+    '''Children or descriptors than after a first pool, which leaves some of these for ever.'''
+    with ProcessPool(max_workers=1) as pool:
+        assert pool.schedule(value, args=(1,)).result() == 1
+    assert eventually(lambda: not children())
+    before = holdings()
+    yield
+    assert eventually(lambda: not children()), children()
+    assert eventually(lambda: holdings() <= before), holdings() - before
+
+
+@nothing_more()
 def use_pools():
     with ProcessPool(max_workers=2) as pool:
         exercise(pool)
@@ -41,7 +55,6 @@ def use_pools():
     pool.join(10)
     assert all(future.cancelled() for future in hanging)
     assert remote_add(1, 2).result() == 3
-    assert eventually(lambda: not children())
 
 
 def in_child(function):
@@ -151,6 +164,7 @@ def main():
 
 BESIDE = """
 @in_main
+@nothing_more()
 def main():
     over = threading.Event()
     results = []
@@ -172,7 +186,6 @@ def main():
             thread.join()
         assert len(results) == 2 and all(results)
         exercise(pool)
-    assert eventually(lambda: not children())
 """
 
 
@@ -244,6 +257,7 @@ def beside(pool):
 def test_a_forked_child_closes_all_descriptors_and_drops_the_pool(succeed):
     succeed(CLOSED + """
 @in_main
+@nothing_more()
 def main():
     holder = [ProcessPool(max_workers=2)]
     holder += [holder[0].schedule(value, args=(1,)), holder[0].schedule(hang)]
@@ -271,6 +285,7 @@ def test_a_daemon_closes_all_descriptors(succeed):
     """The usual way to become one: fork, setsid, fork, close everything; then the pools."""
     succeed(CLOSED + """
 @in_main
+@nothing_more()
 def main():
     with ProcessPool(max_workers=1) as pool:
         exercise(pool)
