@@ -21,6 +21,7 @@ from soak_tasks import (
     cancelled,
     either,
     gives,
+    overwrite_channel,
     raises,
     reversed_bytes,
     timed_out,
@@ -100,8 +101,10 @@ class Kills:
 class Actions:
     """Upon a pool, and what came of them."""
 
-    def __init__(self, pool):
+    def __init__(self, pool, folder):
         self.pool = pool
+        self.overwritten, self.blamed = os.path.join(folder, "overwritten"), set()
+        open(self.overwritten, "w").close()
         self.lock, self.kills = threading.Lock(), Kills()
         self.actions = collections.Counter()
         self.tasks = self.lost = self.expired = 0
@@ -136,8 +139,17 @@ class Actions:
         if isinstance(error, ProcessExpired) and self.kills.explain(error):
             with self.lock:
                 self.expired += 1
+        elif isinstance(error, ProcessExpired) and self.is_overwritten(error.pid):
+            self.count("expired in place of the task behind it, which overwrote its result", 0)
         else:
             self.is_wrong(f"{action}: {error!r}")
+
+    def is_overwritten(self, pid):
+        """The channel of that worker, once. What of its results nobody had read is lost with it."""
+        with self.lock:
+            found = pid not in self.blamed and pid in tasks.calls(self.overwritten)
+            self.blamed.add(pid)
+            return found
 
     # ---- Actions ----
 
@@ -145,6 +157,7 @@ class Actions:
         often = [self.burst, self.mapping, self.cancel, self.cancel_running, self.large]
         often += [self.single_call] * len(often)
         seldom = [self.change, self.leave_process, self.call_back, self.use_children]
+        seldom += [self.overwrite]
         actions = 5 * often + 3 * seldom + [self.kill_program]
         chance.choice(actions)(chance)
 
@@ -200,6 +213,11 @@ class Actions:
         self.count(action)
         future = self.pool.schedule(function, args=args, timeout=timeout)
         self.judge(action, future, expected)
+
+    def overwrite(self, chance):
+        self.count("channel overwritten")
+        future = self.pool.schedule(overwrite_channel, args=(self.overwritten,))
+        self.judge("channel overwritten", future, either(gives(None), raises(ProcessExpired)))
 
     def end_when_set(self, action, flag, chance, function, *args):
         """By a timeout, or by a cancel once the task has set the flag. The error with which it ends."""
