@@ -35,6 +35,9 @@ from test_processes_of_tasks import (
 )
 
 LOST_AFTER = 60
+BY_SPAWN = {"close_fds": False}
+"""Else subprocess waits for the end of a pipe, of which a zygote that is forked meanwhile has a copy."""
+
 KILL_INTERVAL = {"fork": 0.25, "forkserver": 1, "spawn": 1}
 ZYGOTE_SHARE = 0.02
 """Of the kills."""
@@ -275,7 +278,7 @@ class Actions:
         if child == 0:
             os._exit(code)
         ends = [
-            subprocess.run(["sh", "-c", f"exit {code}"]).returncode,
+            subprocess.run(["/bin/sh", "-c", f"exit {code}"], **BY_SPAWN).returncode,
             os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
         ]
         if ends != [code, code]:
@@ -288,7 +291,7 @@ class Actions:
             flag = Flag(os.path.join(folder, "started"))
             command = [sys.executable, "-c", PROGRAM, multiprocessing.get_start_method(), flag.path]
             path = {"PYTHONPATH": os.path.dirname(tasks.__file__)}
-            with subprocess.Popen(command, env=os.environ | path) as program:
+            with subprocess.Popen(command, env=os.environ | path, **BY_SPAWN) as program:
                 try:
                     pids = flag.numbers(2)
                 finally:
