@@ -538,6 +538,26 @@ static void test_damage_is_found(void **unused) {
     }
 }
 
+/* The task before it may have left its end unread, which is lost; the attacker is not run again for that. */
+static void test_attackers_run_once(void **unused) {
+    enum { ROUNDS = 200 };
+    attackers *list = shared_memory(sizeof *list);
+    attack what = {.kind = DAMAGE_TAIL, .then = THEN_CRASH, .list = list};
+    pebble_pool *pool = new_pool(1);
+    (void)unused;
+    for (int n = 0; n < ROUNDS; n++) {
+        what.seed = 88172645463325252u + (uint64_t)n;
+        pebble_future *before = schedule(pool, square, &n, sizeof n, 0);
+        pebble_future *attacker = schedule_attack(pool, &what, 0);
+        pebble_future *behind = schedule(pool, square, &n, sizeof n, 0);
+        expect_end(attacker, PEBBLE_ERR_TASK_EXPIRED);
+        assert_int_equal(take_int(behind), n * n);
+        assert_true(honest_end(before, n, list));
+    }
+    close_join_free(pool);
+    assert_int_equal(counter_value(&list->count), ROUNDS);
+}
+
 /* ---- Damage that goes on ---- */
 
 static void *scribble(void *context) {
@@ -1016,6 +1036,7 @@ int main(void) {
         supported_test(test_seeds),
         supported_test(test_seeds_one_worker),
         supported_test(test_damage_is_found),
+        supported_test(test_attackers_run_once),
         supported_test(test_thread_left_behind),
         supported_test(test_cancel_with_damaged_slots),
         supported_test(test_timeout_with_damaged_slots),

@@ -147,6 +147,11 @@ bool sender_withdraw(channel_sender *sender, uint64_t sequence) {
         memory_order_acq_rel, memory_order_acquire);
 }
 
+bool sender_runs(const channel_sender *sender, uint64_t sequence) {
+    return atomic_load_explicit(&slot_of(sender, sequence)->word, memory_order_acquire) ==
+           slot_word(sequence, SLOT_RUNNING);
+}
+
 bool sender_started(const channel_sender *sender, uint64_t sequence, int64_t *start_ns) {
     const channel_slot *slot = slot_of(sender, sequence);
     uint64_t word = atomic_load_explicit(&slot->word, memory_order_acquire);

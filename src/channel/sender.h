@@ -60,4 +60,7 @@ bool sender_withdraw(channel_sender *sender, uint64_t sequence);
 /* True if the worker has started the task, or its slot holds nonsense. start_ns as stamped. */
 bool sender_started(const channel_sender *sender, uint64_t sequence, int64_t *start_ns);
 
+/* True if its slot says so: also of one that has ended. Nonsense says nothing. */
+bool sender_runs(const channel_sender *sender, uint64_t sequence);
+
 #endif

@@ -1,8 +1,9 @@
 /* What becomes of tasks when their worker dies, and of workers when their zygote does.
  *
  * Everything here runs in the supervisor's thread, but for worker_initialized(). A worker that has died
- * is settled at once: the task that ran ends as expired, all others go back to pending. The tasks for
- * which it was killed, its victims, end when nothing of its tree is left (worker_gone()).
+ * is settled at once: the task that ran ends as expired (also those before it, if the worker has damaged
+ * what it told of their ends), all others go back to pending. The tasks for which it was killed, its
+ * victims, end when nothing of its tree is left (worker_gone()).
  */
 #include <errno.h>
 #include <signal.h>
@@ -162,11 +163,18 @@ static void settle_tasks(process_worker *worker, int status, int error, bool was
         worker_forget(worker, head);
         expire(worker, head, status, list);
     }
-    /* Only the first can have started. */
+    /* Only the first can have started, unless what was told of the end of those before was damaged: they
+     * do not run twice. */
     for (uint64_t sequence = worker->sender.sequence; sequence-- > worker->first;) {
         pebble_future *future = worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
-        if (future != NULL)
+        if (future == NULL)
+            continue;
+        if (!sender_runs(&worker->sender, sequence)) {
             move_to_pending(worker, future);
+            continue;
+        }
+        worker_forget(worker, future);
+        expire(worker, future, status, list);
     }
 }
 
