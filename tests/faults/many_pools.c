@@ -75,11 +75,12 @@ static void expect_flat(const char *whose, pid_t pid, usage before) {
     bool no_more = wait_until(has_no_more, &with);
     usage after = usage_of(pid);
     print_message(
-        "%s: %+ld KiB allocated, %+ld KiB of memory, %zu descriptors, %zu threads, "
-        "%zu processes\n",
+        "%s: %+ld KiB allocated, %+ld KiB of memory, %zu descriptors (before: %zu), "
+        "%zu threads (%zu), %zu processes (%zu), %zu channels (%zu)\n",
         whose, ((long)after.allocated - (long)before.allocated) / KIB,
         ((long)after.memory - (long)before.memory) / KIB, after.descriptors,
-        after.threads, after.processes);
+        before.descriptors, after.threads, before.threads, after.processes,
+        before.processes, after.channels, before.channels);
     assert_true(no_more);
     if (SANITIZED) /* which keep what is freed for a while */
         return;
