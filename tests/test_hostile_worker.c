@@ -558,6 +558,38 @@ static void test_attackers_run_once(void **unused) {
     assert_int_equal(counter_value(&list->count), ROUNDS);
 }
 
+/* As if nothing had been told that was not read yet. */
+static int take_back_ends(pebble_task *task, const void *input, size_t input_size) {
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    channel_down *down = find_mapping("memfd:pebble-down", NULL);
+    (void)input, (void)input_size;
+    atomic_store(&up->result_tail, atomic_load(&down->result_head));
+    return carry_on(task, THEN_LOOP);
+}
+
+/* The task before it, which has no timeout, seems to run for ever. */
+static void test_timeout_behind_a_lost_end(void **unused) {
+    enum { ROUNDS = 30 };
+    int lost = 0;
+    pebble_pool *pool = new_pool(1);
+    (void)unused;
+    for (int n = 0; n < ROUNDS; n++) {
+        assert_true(pool_works(pool, NULL)); /* tasks are short: the next go ahead */
+        pebble_future *before = schedule(pool, square, &n, sizeof n, 0);
+        pebble_future *attacker = schedule(pool, take_back_ends, NULL, 0, TASK_TIMEOUT_NS);
+        expect_ok(pebble_future_wait(attacker, SOON_NS));
+        const pebble_failure *failure = pebble_future_failure(attacker);
+        bool timed_out = failure->kind == PEBBLE_ERR_TASK_TIMEOUT;
+        assert_true(timed_out || failure->kind == PEBBLE_ERR_TASK_EXPIRED);
+        lost += !timed_out;
+        expect_end(before, timed_out ? PEBBLE_OK : PEBBLE_ERR_TASK_EXPIRED);
+        pebble_future_unref(attacker);
+    }
+    close_join_free(pool);
+    print_message("%d lost\n", lost);
+    assert_true(lost > 0);
+}
+
 /* ---- Damage that goes on ---- */
 
 static void *scribble(void *context) {
@@ -1037,6 +1069,7 @@ int main(void) {
         supported_test(test_seeds_one_worker),
         supported_test(test_damage_is_found),
         supported_test(test_attackers_run_once),
+        supported_test(test_timeout_behind_a_lost_end),
         supported_test(test_thread_left_behind),
         supported_test(test_cancel_with_damaged_slots),
         supported_test(test_timeout_with_damaged_slots),

@@ -113,6 +113,28 @@ static int64_t check_tasks(process_worker *worker, int64_t now_ns, bool at_deadl
     return next_ns;
 }
 
+/* Whether a task behind the head has begun: then the end of the head has been told. */
+static bool is_overtaken(process_worker *worker, const pebble_future *head) {
+    if (head == NULL || worker->state >= WORKER_KILLING)
+        return false;
+    for (uint64_t sequence = head->sequence + 1; sequence < worker->sender.sequence;
+         sequence++) {
+        if (sender_runs(&worker->sender, sequence))
+            return true;
+    }
+    return false;
+}
+
+/* Called after all was collected that the worker had sent: what was overtaken at the last call and has not
+ * ended is not told of any more, and would hold up the deadlines of those behind it. */
+static bool has_lost_end(process_worker *worker) {
+    const pebble_future *head = worker_head(worker);
+    uint64_t before = worker->overtaken;
+    worker->overtaken =
+        worker->timed > 0 && is_overtaken(worker, head) ? head->sequence : CHANNEL_NEVER;
+    return worker->overtaken != CHANNEL_NEVER && worker->overtaken == before;
+}
+
 static void set_timer_if_earlier(process_worker *worker, int64_t deadline_ns) {
     if (deadline_ns < worker->timer.deadline_ns && worker->state != WORKER_DEAD)
         supervisor_set_timer(&worker->timer, deadline_ns);
@@ -163,6 +185,9 @@ void worker_deadline_came(supervisor_timer *timer) {
     if (worker->kill_unsent)
         worker_send_kill(worker);
     int64_t next_ns = check_tasks(worker, now_ns, true);
+    bool damaged = has_lost_end(worker);
+    if (worker->overtaken != CHANNEL_NEVER && !damaged)
+        next_ns = now_ns; /* collects once more */
     if (worker->limit_ns != 0 && worker->limit_ns < next_ns)
         next_ns = worker->limit_ns;
     set_timer_if_earlier(worker, next_ns);
@@ -173,6 +198,8 @@ void worker_deadline_came(supervisor_timer *timer) {
     pthread_mutex_unlock(&pool->base.lock);
     if (passed)
         worker_collect(worker);
+    if (damaged)
+        worker_damaged(worker);
     if (kills)
         tree_kill(worker->pid, worker->process_fd);
     worker_unref(worker);

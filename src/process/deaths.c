@@ -163,13 +163,14 @@ static void settle_tasks(process_worker *worker, int status, int error, bool was
         worker_forget(worker, head);
         expire(worker, head, status, list);
     }
-    /* Only the first can have started, unless what was told of the end of those before was damaged: they
-     * do not run twice. */
+    /* Only the first can have started, unless what was told of the end of those before was damaged, or
+     * the worker, of which there is no descriptor, lives on: they do not run twice. */
     for (uint64_t sequence = worker->sender.sequence; sequence-- > worker->first;) {
         pebble_future *future = worker->tasks[sequence & (CHANNEL_SLOTS - 1)];
         if (future == NULL)
             continue;
-        if (!sender_runs(&worker->sender, sequence)) {
+        if (sender_withdraw(&worker->sender, sequence) ||
+            !sender_runs(&worker->sender, sequence)) {
             move_to_pending(worker, future);
             continue;
         }
@@ -299,6 +300,8 @@ static void orphan(process_worker *worker) {
         tree_kill(worker->pid, worker->process_fd);
         worker->process.fd = -1;
     }
+    /* Without a descriptor there is nobody to ask whether it has died. */
+    atomic_store_explicit(&worker->down->killing, 1, memory_order_relaxed);
     worker_died(worker, SIGKILL, 0);
     worker_gone(worker);
 }

@@ -96,6 +96,7 @@ typedef struct process_worker {
     int64_t least_timeout_ns; /* none of theirs is shorter */
     bool watch_head; /* ring when the head has ended: a deadline behind it depends on that */
     bool doubted;    /* it seems to have ended its head, but has not said so */
+    uint64_t overtaken; /* the head task that another seemed to have overtaken, or CHANNEL_NEVER */
     uint64_t observed;     /* the head task that was seen last, */
     bool observed_started; /* whether it had started, */
     int64_t observed_ns;   /* and when it did, or was first seen not to have */

@@ -101,6 +101,7 @@ static int worker_new(process_pool *pool, process_worker **worker) {
     made->bell.fd = made->process.fd = -1;
     made->event_at = CHANNEL_NEVER;
     made->observed = UINT64_MAX;
+    made->overtaken = CHANNEL_NEVER;
     made->timer = (supervisor_timer){.expired = worker_deadline_came,
                                      .deadline_ns = OS_NO_DEADLINE};
     pthread_mutex_init(&made->receive_lock, NULL);

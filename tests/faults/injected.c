@@ -41,6 +41,7 @@ typedef struct scenario {
 /* What forked zygotes or workers are to do: one call of them all fails. */
 typedef struct orders {
     scenario run;
+    bool repeats;
     _Atomic unsigned calls;
 } orders;
 
@@ -94,7 +95,8 @@ static void after_fork_child(void *context, pebble_fork_kind kind) {
     place here = kind == PEBBLE_FORK_ZYGOTE ? IN_ZYGOTE : IN_WORKER;
     (void)context;
     if (here == shared->run.where)
-        pebble_test_fault_shared(shared->run.kind, shared->run.nth, false, &shared->calls);
+        pebble_test_fault_shared(shared->run.kind, shared->run.nth, shared->repeats,
+                                 &shared->calls);
     else
         pebble_test_fault(OS_FAULT_NONE, 0, false); /* it is inherited */
 }
@@ -402,6 +404,59 @@ static void test_late_element(void **state) {
     close_join_free(pool);
 }
 
+/* ---- A worker without a descriptor ---- */
+
+typedef struct outliving {
+    counter begun, go, runs;
+} outliving;
+
+static int outlive(pebble_task *task, const void *input, size_t input_size) {
+    outliving *self = *(outliving *const *)input;
+    sigset_t all;
+    (void)task, (void)input_size;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    counter_add(&self->begun, 1);
+    return counter_wait(&self->go, 1) ? 0 : 1;
+}
+
+static int count_run(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input_size;
+    counter_add(&(*(outliving *const *)input)->runs, 1);
+    return 0;
+}
+
+/* Its zygote is killed, and it does not heed the signal that tells it so: it counts as dead, and does not go on
+ * with what another performs. */
+static void test_worker_without_descriptor(void **state) {
+    outliving *self = shared_memory(sizeof *self);
+    int number = 9;
+    (void)state;
+    shared->run = (scenario){.kind = OS_FAULT_FD, .where = IN_ZYGOTE, .nth = 2};
+    shared->repeats = true;
+    atomic_store(&shared->calls, 0);
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
+    for (int i = 0; i < 5; i++) /* tasks are short: the next go ahead */
+        assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
+    pebble_future *outlives = schedule(pool, outlive, &self, sizeof self, 0);
+    pebble_future *behind = schedule(pool, count_run, &self, sizeof self, 0);
+    counter_expect(&self->begun, 1);
+    pid_t pid = pebble_future_pid(outlives);
+    shared->repeats = false; /* the next zygote is well */
+    shared->run.where = IN_PROGRAM;
+    assert_true(kill_zygote_of(outlives));
+    expect_end(outlives, PEBBLE_ERR_TASK_EXPIRED);
+    expect_end(behind, PEBBLE_OK);
+    assert_true(process_lives(pid));
+    counter_add(&self->go, 1);
+    expect_gone(pid);
+    assert_int_equal(counter_value(&self->runs), 1);
+    close_join_free(pool);
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+}
+
 /* ---- For a while ---- */
 
 /* What a running pool wanted when there was none is done when there is again. */
@@ -432,12 +487,25 @@ static void test_none_for_a_while(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(program_alloc),    TEST(program_shared),    TEST(program_fd),
-        TEST(program_fork),     TEST(program_thread),    TEST(program_message),
-        TEST(zygote_alloc),     TEST(zygote_fd),         TEST(zygote_fork),
-        TEST(zygote_message),   TEST(worker_alloc),      TEST(worker_shared),
-        TEST(forkserver_alloc), TEST(forkserver_shared), TEST(forkserver_fd),
-        TEST(spawn_alloc),      TEST(register_function), TEST(late_element),
+        TEST(program_alloc),
+        TEST(program_shared),
+        TEST(program_fd),
+        TEST(program_fork),
+        TEST(program_thread),
+        TEST(program_message),
+        TEST(zygote_alloc),
+        TEST(zygote_fd),
+        TEST(zygote_fork),
+        TEST(zygote_message),
+        TEST(worker_alloc),
+        TEST(worker_shared),
+        TEST(forkserver_alloc),
+        TEST(forkserver_shared),
+        TEST(forkserver_fd),
+        TEST(spawn_alloc),
+        TEST(register_function),
+        TEST(late_element),
+        TEST(worker_without_descriptor),
         TEST(none_for_a_while),
     };
     const struct rlimit no_core = {0, 0};

@@ -11,7 +11,6 @@ from pebble import ProcessExpired
 
 import fault_tasks
 import tasks
-from test_large_results import send
 from test_stubborn_tasks import catch_all
 
 
@@ -96,9 +95,9 @@ SINGLE_CALLS = [  # name, timeout, what must come of it, function, arguments
     ("SIGKILL", None, expires(-9), tasks.kill_itself, signal.SIGKILL),
     ("crash", None, expires(-11), tasks.crash),
     ("abort", None, expires(-6), os.abort),
-    ("killed within a result", None, expires(-9), send, 20 * MIB, Nobody(), KILLED),
+    ("killed within a result", None, expires(-9), fault_tasks.send, 10 * MIB, 10 * MIB, Nobody(), KILLED),
     ("timeout", SHORT, timed_out, tasks.hang),
-    ("timeout, stopped within a result", 0.5, timed_out, send, 20 * MIB, Nobody(), STOPPED),
+    ("timeout, stopped within a result", 0.5, timed_out, fault_tasks.send, 10 * MIB, 10 * MIB, Nobody(), STOPPED),
     ("timeout, signals ignored", SHORT, timed_out, tasks.ignore_signals, Nobody()),
     ("timeout, SystemExit caught", SHORT, timed_out, catch_all, Nobody(), Nobody()),
     ("timeout, lock held", SHORT, timed_out, tasks.hold_interpreter_lock, Nobody()),
