@@ -51,11 +51,14 @@ class Flag:
 
 
 def start_workers(pool, folder):
-    """Makes both workers of a pool start, and its threads that tell of ends; the processes' numbers."""
-    flags = [Flag(folder / name) for name in ("first", "second")]
-    futures = [pool.schedule(tasks.meet, args=(flag, *flags)) for flag in flags]
+    """Makes both workers of a pool start, and its threads that tell of ends, for which there must be some
+    to come; the processes' numbers.
+    """
+    *arrivals, leave = (Flag(folder / name) for name in ("first", "second", "leave"))
+    futures = [pool.schedule(tasks.meet, args=(flag, *arrivals, leave)) for flag in arrivals]
     futures[0].add_done_callback(lambda _: None)
-    concurrent.futures.wait(futures)
+    concurrent.futures.wait(futures, timeout=0)
+    leave.set()
     return {future.result() for future in futures}
 
 
