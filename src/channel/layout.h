@@ -23,6 +23,10 @@
  * and publishes a task's end before it starts the next: if it dies, only the first task that has
  * not ended can have started (tests/model/take_back.pml).
  *
+ * Start. The worker takes no task before the program has been told of its process (down->known), and so
+ * can watch its end. If it never will be, as the zygote has died before it told, the kernel ends the
+ * worker (process/tie.c): it has run nothing.
+ *
  * Doorbells.
  *   worker sleeps for a task       up->task_sleep is odd; it sleeps on down->task_tail
  *   worker sleeps for result space up->space_sleep is odd; it sleeps on down->result_head
@@ -70,7 +74,8 @@ typedef struct channel_down {
     _Atomic uint32_t
         killing; /* 1: the worker has been told to end by a signal, and ends after its
                                  task if it outlives that */
-    _Atomic uint32_t cpu; /* processor on which the program last published a task */
+    _Atomic uint32_t cpu;   /* processor on which the program last published a task */
+    _Atomic uint32_t known; /* futex. 1: the program knows the worker's process */
     alignas(CHANNEL_LINE) _Atomic uint32_t result_head;
     alignas(CHANNEL_LINE) unsigned char ring[CHANNEL_RING];
 } channel_down;

@@ -20,6 +20,11 @@ void sender_init(channel_sender *sender, channel_down *down, channel_up *up) {
     atomic_store(&down->futex_at, CHANNEL_NEVER);
 }
 
+void sender_make_known(channel_sender *sender) {
+    atomic_store_explicit(&sender->down->known, 1, memory_order_release);
+    os_futex_wake_shared(&sender->down->known, 1);
+}
+
 /* Free bytes. Nonsense from the worker is no room; the receiver's end will find it out. */
 static uint32_t room(const channel_sender *sender) {
     uint32_t used =

@@ -85,6 +85,11 @@ static void sleep_while(worker_end *end, const _Atomic uint32_t *word, uint32_t 
     atomic_store_explicit(sleep, ++end->sleeps, memory_order_relaxed);
 }
 
+void worker_end_wait_until_known(const worker_end *end) {
+    while (atomic_load_explicit(&end->down->known, memory_order_acquire) == 0)
+        os_futex_wait_shared(&end->down->known, 0, OS_NO_DEADLINE);
+}
+
 /* ---- Tasks ---- */
 
 static const task_record *record_at(const worker_end *end) {

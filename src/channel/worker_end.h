@@ -43,6 +43,9 @@ typedef struct worker_task {
 void worker_end_init(worker_end *end, const channel_down *down, channel_up *up,
                      int bell_fd);
 
+/* Waits until the program knows of the worker's process, see channel/layout.h. */
+void worker_end_wait_until_known(const worker_end *end);
+
 /* Waits for a task, takes it and stamps its start. False: told to exit. */
 bool worker_end_next(worker_end *end, worker_task *task);
 

@@ -300,7 +300,8 @@ static void orphan(process_worker *worker) {
         tree_kill(worker->pid, worker->process_fd);
         worker->process.fd = -1;
     }
-    /* Without a descriptor there is nobody to ask whether it has died. */
+    /* Without a descriptor there is nobody to ask whether it has died. If it is because the zygote did
+     * not tell of it, it has not taken a task yet (sender_make_known()). */
     atomic_store_explicit(&worker->down->killing, 1, memory_order_relaxed);
     worker_died(worker, SIGKILL, 0);
     worker_gone(worker);

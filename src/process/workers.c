@@ -145,6 +145,7 @@ void worker_spawned(process_worker *worker, pid_t pid, int process_fd) {
     worker->observed = UINT64_MAX; /* from now on its first task can start */
     worker->pid = pid;
     worker->process_fd = process_fd;
+    sender_make_known(&worker->sender);
     bool exits = worker->state == WORKER_RETIRING && worker->in_flight == 0;
     if (worker->state < WORKER_KILLING && !exits) {
         worker->limit_ns = 0;
