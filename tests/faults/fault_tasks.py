@@ -6,6 +6,8 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -38,6 +40,77 @@ def send(first, second, started, signum):
     """Two objects: of one, the second would be a mere reference to the first."""
     started.set(os.getpid())
     return [bytes(first), StopsWhilePickled(signum), bytes(second)]
+
+
+# ---- SystemExit out of a handler ----
+
+
+def catch_all(started, caught):
+    """Its handler raises SystemExit, which it does not let through."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to"))
+    while True:
+        try:
+            started.set()
+            while True:
+                tasks.rest()
+        except BaseException as error:
+            if isinstance(error, SystemExit):
+                caught.set()
+
+
+# ---- Processes of tasks: ways to start one; each tells its number ----
+
+
+def by_subprocess(child):
+    child.set(subprocess.Popen(["sleep", "1000"]).pid)
+
+
+def by_double_fork(child):
+    if os.fork() == 0:
+        if os.fork() == 0:
+            child.set(os.getpid())
+            signal.pause()
+        os._exit(0)
+    os.wait()
+
+
+def in_a_session(child):
+    child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+
+
+def as_a_daemon(child):
+    """Double fork, a session and an ignored SIGTERM."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            child.set(os.getpid())
+            while True:
+                signal.pause()
+        os._exit(0)
+    os.wait()
+
+
+def while_the_kill_is_on(child):
+    """SIGTERM makes it start yet another, in the middle of its end."""
+
+    def start(signum, frame):
+        child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
+
+    signal.signal(signal.SIGTERM, start)
+    child.set(os.getpid())
+
+
+WAYS = [by_subprocess, by_double_fork, in_a_session, as_a_daemon, while_the_kill_is_on]
+
+
+def start_nothing():
+    pass
+
+
+def start_and_hang(way, child, started):
+    way(child)
+    tasks.hang(started)
 
 
 # ---- Changes of a process ----

@@ -15,6 +15,12 @@ from pebble import ProcessExpired, ProcessPool
 
 import fault_tasks
 import tasks
+from fault_tasks import (
+    as_a_daemon,
+    by_double_fork,
+    in_a_session,
+    start_and_hang,
+)
 from soak_tasks import (
     MIB,
     SINGLE_CALLS,
@@ -27,12 +33,6 @@ from soak_tasks import (
     timed_out,
 )
 from support import Flag, children, eventually, gone, kill, parent, state, threads
-from test_processes_of_tasks import (
-    as_a_daemon,
-    by_double_fork,
-    in_a_session,
-    start_and_hang,
-)
 
 LOST_AFTER = 60
 BY_SPAWN = {"close_fds": False}

@@ -11,7 +11,6 @@ from pebble import ProcessExpired
 
 import fault_tasks
 import tasks
-from test_stubborn_tasks import catch_all
 
 
 class Nobody:
@@ -99,7 +98,7 @@ SINGLE_CALLS = [  # name, timeout, what must come of it, function, arguments
     ("timeout", SHORT, timed_out, tasks.hang),
     ("timeout, stopped within a result", 0.5, timed_out, fault_tasks.send, 10 * MIB, 10 * MIB, Nobody(), STOPPED),
     ("timeout, signals ignored", SHORT, timed_out, tasks.ignore_signals, Nobody()),
-    ("timeout, SystemExit caught", SHORT, timed_out, catch_all, Nobody(), Nobody()),
+    ("timeout, SystemExit caught", SHORT, timed_out, fault_tasks.catch_all, Nobody(), Nobody()),
     ("timeout, lock held", SHORT, timed_out, tasks.hold_interpreter_lock, Nobody()),
     ("timeout, stopped", SHORT, timed_out, tasks.stop_itself, Nobody()),
     ("timeout, processes left", SHORT, timed_out, start_processes, 3),

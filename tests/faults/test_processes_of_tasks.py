@@ -1,71 +1,12 @@
 """Row 9: whatever processes a task starts, in whatever way, end with it."""
 
-import os
-import signal
-import subprocess
 from concurrent.futures import CancelledError
 
 import pytest
 from pebble import ProcessExpired, ProcessPool
 
-import tasks
+from fault_tasks import WAYS, start_and_hang, start_nothing, while_the_kill_is_on
 from support import DEADLINE, children, gone, kill, threads
-
-
-def nothing():
-    pass
-
-
-# ---- Ways to start a process; each tells its number ----
-
-
-def by_subprocess(child):
-    child.set(subprocess.Popen(["sleep", "1000"]).pid)
-
-
-def by_double_fork(child):
-    if os.fork() == 0:
-        if os.fork() == 0:
-            child.set(os.getpid())
-            signal.pause()
-        os._exit(0)
-    os.wait()
-
-
-def in_a_session(child):
-    child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
-
-
-def as_a_daemon(child):
-    """Double fork, a session and an ignored SIGTERM."""
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            child.set(os.getpid())
-            while True:
-                signal.pause()
-        os._exit(0)
-    os.wait()
-
-
-def while_the_kill_is_on(child):
-    """SIGTERM makes it start yet another, in the middle of its end."""
-
-    def start(signum, frame):
-        child.set(subprocess.Popen(["sleep", "1000"], start_new_session=True).pid)
-
-    signal.signal(signal.SIGTERM, start)
-    child.set(os.getpid())
-
-
-WAYS = [by_subprocess, by_double_fork, in_a_session, as_a_daemon, while_the_kill_is_on]
-
-
-def start_and_hang(way, child, started):
-    way(child)
-    tasks.hang(started)
-
 
 # ---- Ends of the task ----
 
@@ -102,7 +43,7 @@ def test_gone_with_the_task(way, end, started, make_flag):
     child = make_flag("child")
     grace = 2 if way is while_the_kill_is_on else 0.2  # it has something to do in it
     with ProcessPool(max_workers=1, termination_grace=grace) as pool:
-        pool.schedule(nothing).result()  # this module has been imported: timeouts are the task's own
+        pool.schedule(start_nothing).result()  # their module is there: timeouts are the task's own
         timeout = 0.5 if end is time_out else None
         future = pool.schedule(
             start_and_hang, args=(way, child, started), timeout=timeout

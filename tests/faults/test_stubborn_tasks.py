@@ -11,22 +11,10 @@ import pytest
 from pebble import ProcessPool
 
 import tasks
+from fault_tasks import catch_all
 from support import DEADLINE, gone
 
 GRACE = 0.5
-
-
-def catch_all(started, caught):
-    """Its handler raises SystemExit, which it does not let through."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to"))
-    while True:
-        try:
-            started.set()
-            while True:
-                tasks.rest()
-        except BaseException as error:
-            if isinstance(error, SystemExit):
-                caught.set()
 
 
 def catch_once(started, caught):
