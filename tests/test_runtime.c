@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "support.h"
@@ -166,6 +167,14 @@ static void test_a_signal_ends_waits_threads(void **state) {
     check_interrupts(true, only_return);
 }
 
+static int64_t processor_time(pid_t pid) {
+    clockid_t clock;
+    struct timespec time;
+    assert_int_equal(clock_getcpuclockid(pid, &clock), 0);
+    assert_int_equal(clock_gettime(clock, &time), 0);
+    return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
 /* Set before the wait begins: it does not begin. Nobody would wake it. */
 static void test_a_word_that_is_set_already(void **state) {
     (void)state;
@@ -181,6 +190,27 @@ static void test_a_word_that_is_set_already(void **state) {
     pebble_interrupt(NULL);
     pebble_future_unref(future);
     stop_join_free(pool);
+}
+
+/* A worker inherits the word that its zygote's forker had set, and sleeps all the same. */
+static void test_a_word_that_a_worker_inherits(void **state) {
+    const int64_t rest_ns = PEBBLE_MILLISECONDS(200);
+    pid_t pid;
+    size_t count;
+    (void)state;
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    pebble_set_interrupt_word(&word);
+    pebble_interrupt(&word);
+    pebble_future *future = schedule(pool, nothing, NULL, 0, 0);
+    word = 0;
+    pebble_set_interrupt_word(NULL);
+    expect_end(future, PEBBLE_OK);
+    expect_ok(pebble_pool_get_pids(pool, &pid, 1, &count));
+    assert_int_equal(count, 1);
+    int64_t before_ns = processor_time(pid);
+    usleep((useconds_t)(rest_ns / 1000));
+    assert_true(processor_time(pid) - before_ns < rest_ns / 4);
+    close_join_free(pool);
 }
 
 /* ---- Hooks in threads, and of idle workers ---- */
@@ -487,6 +517,7 @@ int main(void) {
         TEST(test_a_signal_ends_waits),
         TEST(test_a_signal_ends_waits_threads),
         TEST(test_a_word_that_is_set_already),
+        TEST(test_a_word_that_a_worker_inherits),
         TEST(test_hooks_of_threads),
         TEST(test_idle_hook_of_processes),
         TEST(test_busy_threads_are_not_idle),

@@ -1,6 +1,8 @@
 /* The zygote: forks that take long, spares that die, processes that it may not end. */
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
@@ -215,33 +217,75 @@ static void test_lost_while_workers_start(void **state) {
 
 /* ---- A zygote that is lost before it has told of a worker ---- */
 
-/* In the zygote: gives the first worker time to begin its task, which it must not, and dies. */
+enum { LOST_ZYGOTES = 6 }; /* more than a task has tries */
+
+/* In the zygote: gives the worker time to begin its task, which it must not, and dies. */
 static void die_in_zygote(void *context, pebble_fork_kind kind) {
     (void)context;
-    if (kind != PEBBLE_FORK_WORKER || counter_add(&shared->stayed, 1) > 1)
+    if (kind != PEBBLE_FORK_WORKER || counter_add(&shared->stayed, 1) > LOST_ZYGOTES)
         return;
-    usleep(100 * 1000);
+    usleep(50 * 1000);
     raise(SIGKILL);
+}
+
+static void cut_tie(void *context, const char *name) {
+    (void)context, (void)name;
+    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
 }
 
 static int tell_start(pebble_task *task, const void *input, size_t size) {
     (void)input, (void)size;
     int start = (int)counter_add(&shared->started, 1);
-    if (counter_value(&shared->stayed) < 2) /* in the worker that nobody knows */
+    if (counter_value(&shared->stayed) <= LOST_ZYGOTES) /* in a worker that nobody knows */
         pause();
     return (int)pebble_task_write(task, &start, sizeof start);
 }
 
-/* Nobody could see that worker's end: it has performed nothing when it ends. */
+/* Nobody could see such a worker's end: it has performed nothing when it ends, and does end. */
+static void check_lost_before_it_told(const pebble_hooks *hooks) {
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = hooks));
+    assert_int_equal(take_int(schedule(pool, tell_start, NULL, 0, 0)), 1);
+    assert_int_equal(counter_value(&shared->started), 1);
+    assert_true(counter_value(&shared->stayed) > LOST_ZYGOTES);
+    close_join_free(pool);
+}
+
 static void test_lost_before_it_told(void **state) {
     static const pebble_hooks hooks = {.struct_size = sizeof hooks,
                                        .after_fork_parent = die_in_zygote};
     (void)state;
-    pebble_pool *pool =
-        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
-    assert_int_equal(take_int(schedule(pool, tell_start, NULL, 0, 0)), 1);
-    assert_int_equal(counter_value(&shared->started), 1);
-    close_join_free(pool);
+    check_lost_before_it_told(&hooks);
+}
+
+static void test_lost_before_it_told_of_an_untied_worker(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .after_fork_parent = die_in_zygote,
+                                       .worker_start = cut_tie};
+    (void)state;
+    check_lost_before_it_told(&hooks);
+}
+
+/* What it said counts, though it has not read all that it was told. */
+static void test_messages_of_one_that_has_died(void **state) {
+    int fds[2], fd;
+    uint32_t number = 0;
+    size_t size, count;
+    (void)state;
+    assert_int_equal(os_message_pair(fds), 0);
+    for (uint32_t i = 1; i <= 2; i++) {
+        assert_int_equal(os_message_send(fds[0], &i, sizeof i, NULL, 0), 0);
+        assert_int_equal(os_message_send(fds[1], &i, sizeof i, NULL, 0), 0);
+    }
+    os_fd_close(fds[1]);
+    for (uint32_t i = 1; i <= 2; i++) {
+        assert_int_equal(
+            os_message_receive(fds[0], &number, sizeof number, &size, &fd, 1, &count), 0);
+        assert_int_equal(number, i);
+    }
+    assert_int_equal(
+        os_message_receive(fds[0], &number, sizeof number, &size, &fd, 1, &count), EPIPE);
+    os_fd_close(fds[0]);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
@@ -254,6 +298,8 @@ int main(void) {
         TEST(foreign_process_of_a_killed_worker),
         TEST(lost_while_workers_start),
         TEST(lost_before_it_told),
+        TEST(lost_before_it_told_of_an_untied_worker),
+        TEST(messages_of_one_that_has_died),
     };
     return cmocka_run_group_tests_name("zygote", tests, NULL, NULL);
 }

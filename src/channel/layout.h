@@ -25,7 +25,7 @@
  *
  * Start. The worker takes no task before the program has been told of its process (down->known), and so
  * can watch its end. If it never will be, as the zygote has died before it told, the kernel ends the
- * worker (process/tie.c): it has run nothing.
+ * worker (process/tie.c): it has run no task.
  *
  * Doorbells.
  *   worker sleeps for a task       up->task_sleep is odd; it sleeps on down->task_tail

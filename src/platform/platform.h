@@ -74,7 +74,8 @@ void os_release_unused_memory(void);
  * A word that threads (or, if shared, processes) sleep on. wait returns 0 when woken, when the
  * word differed from expected, and for no reason at all: the caller looks again. It returns
  * ETIMEDOUT at the deadline, and EINTR when a signal handler ran, or when the calling thread has an
- * interrupt word and that is not 0. */
+ * interrupt word and that is not 0. The latter ends no sleep on a shared word alone: so a worker sleeps,
+ * which has the interrupt word of the thread that it was forked from, or of its task. */
 
 /* The word that ends the calling thread's sleeps; NULL: none. */
 void os_futex_set_interrupt(const _Atomic uint32_t *word);

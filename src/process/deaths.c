@@ -122,9 +122,12 @@ void worker_initialized(process_worker *worker, const receiver_end *end,
 /* ---- A worker is dead ---- */
 
 /* Whether the task is lost with its worker: it ran, or, though it says that it did not, it was the
- * next in so many workers that died that it is not to be tried for ever. */
+ * next in so many workers that died that it is not to be tried for ever. A worker of which the zygote did
+ * not tell has run none (sender_make_known()); how many zygotes may be lost is counted elsewhere. */
 static bool is_lost(process_worker *worker, pebble_future *head) {
     int64_t start_ns;
+    if (worker->pid == 0)
+        return false;
     if (sender_started(&worker->sender, head->sequence, &start_ns))
         return true;
     if (worker->victims != NULL) /* it died for another's sake */
@@ -300,8 +303,7 @@ static void orphan(process_worker *worker) {
         tree_kill(worker->pid, worker->process_fd);
         worker->process.fd = -1;
     }
-    /* Without a descriptor there is nobody to ask whether it has died. If it is because the zygote did
-     * not tell of it, it has not taken a task yet (sender_make_known()). */
+    /* Without a descriptor there is nobody to ask whether it has died. */
     atomic_store_explicit(&worker->down->killing, 1, memory_order_relaxed);
     worker_died(worker, SIGKILL, 0);
     worker_gone(worker);

@@ -179,8 +179,8 @@ static inline process_pool *process_pool_of(pebble_pool *pool) {
     return (process_pool *)pool;
 }
 
-/* The worker's process, to be shown: a task may run before the zygote's word of it is read. 0: it
- * does not run yet. */
+/* The worker's process, to be shown: it may run before the zygote's word of it is read. 0: it does not run
+ * yet. */
 static inline pid_t worker_pid(const process_worker *worker) {
     int32_t said = atomic_load_explicit(&worker->up->pid, memory_order_relaxed);
     return worker->pid != 0 ? worker->pid : said > 0 ? said : 0;

@@ -165,6 +165,7 @@ void worker_run(const worker_setup *setup) {
     self.task.take_input = take_input;
     if (hooks->worker_start != NULL)
         hooks->worker_start(hooks->context, setup->name);
+    tie_to_parent(setup->parent_pid); /* a hook may have undone it */
     worker_end_wait_until_known(&self.end);
     tie_with_children();
     serve(&self);

@@ -649,6 +649,7 @@ void zygote_run(const zygote_setup *setup) {
             end_all(&zygote);
         if (events[0].revents & (POLLIN | POLLHUP | POLLERR))
             obey(&zygote);
+        report(&zygote); /* a new worker waits for that, and what follows may take long */
         end_graces(&zygote);
         walk(&zygote);
         reap(&zygote);

@@ -55,15 +55,9 @@ static int wait_for_any(struct waitv_entry *entries, unsigned count, int64_t dea
     return error == ETIMEDOUT || error == EINTR ? error : ENOSYS;
 }
 
-static int futex_wait(const _Atomic uint32_t *word, uint32_t expected,
-                      int64_t deadline_ns, int private_flag) {
+static int wait_for_one(const _Atomic uint32_t *word, uint32_t expected,
+                        int64_t deadline_ns, int private_flag) {
     struct timespec deadline = timespec_of(deadline_ns);
-    if (interrupt != NULL) {
-        struct waitv_entry entries[2] = {entry_of(word, expected, private_flag != 0)};
-        int error = wait_for_any(entries, 1, deadline_ns);
-        if (error != ENOSYS)
-            return error;
-    }
     long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET | private_flag, expected,
                           deadline_ns == OS_NO_DEADLINE ? NULL : &deadline, NULL,
                           FUTEX_BITSET_MATCH_ANY);
@@ -71,12 +65,18 @@ static int futex_wait(const _Atomic uint32_t *word, uint32_t expected,
 }
 
 int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns) {
-    return futex_wait(word, expected, deadline_ns, FUTEX_PRIVATE_FLAG);
+    if (interrupt != NULL) {
+        struct waitv_entry entries[2] = {entry_of(word, expected, true)};
+        int error = wait_for_any(entries, 1, deadline_ns);
+        if (error != ENOSYS)
+            return error;
+    }
+    return wait_for_one(word, expected, deadline_ns, FUTEX_PRIVATE_FLAG);
 }
 
 int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,
                          int64_t deadline_ns) {
-    return futex_wait(word, expected, deadline_ns, 0);
+    return wait_for_one(word, expected, deadline_ns, 0);
 }
 
 void os_futex_wake(const _Atomic uint32_t *word, int count) {

@@ -83,11 +83,12 @@ int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *f
                              .msg_control = control.bytes,
                              .msg_controllen = sizeof control.bytes};
     ssize_t received;
-    do
+    do /* ECONNRESET comes once, and first, if the other end was closed with messages unread: what it had
+        * sent before is still to be read */
         received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    while (received < 0 && errno == EINTR);
+    while (received < 0 && (errno == EINTR || errno == ECONNRESET));
     if (received < 0)
-        return errno == ECONNRESET ? EPIPE : errno;
+        return errno;
     if (received == 0) /* no message of ours is empty */
         return EPIPE;
     *fd_count = take_fds(&message, fds, fd_capacity);
