@@ -286,7 +286,7 @@ pebble_error pebble_pool_join(pebble_pool *pool, int64_t timeout_ns) {
                          name);
     int64_t deadline_ns = os_deadline_after(timeout_ns);
     while (atomic_load_explicit(&pool->gone, memory_order_acquire) == 0) {
-        int ended = os_futex_wait(&pool->gone, 0, deadline_ns);
+        int ended = os_futex_wait_interruptible(&pool->gone, 0, deadline_ns);
         if (ended == ETIMEDOUT || interrupt_ends_wait(ended))
             return error_set(future_wait_error(ended), "%s: some worker is still running",
                              name);

@@ -664,6 +664,7 @@ static int damage_slots_and_stay(pebble_task *task, const void *input, size_t in
     uint64_t state = 88172645463325252u;
     (void)input_size;
     fill_random(up->slots, sizeof up->slots, &state);
+    atomic_store(&up->ended, UINT64_MAX); /* and all have ended, it says */
     counter_add(*(counter *const *)input, 1);
     return carry_on(task, THEN_LOOP);
 }
@@ -918,6 +919,58 @@ static int mute_bells(pebble_task *task, const void *input, size_t input_size) {
     return 0;
 }
 
+/* A result of more than one turn, after which the program would have the bell ring. */
+static int block_bells(pebble_task *task, const void *input, size_t input_size) {
+    static const char block[8 * CHANNEL_RING];
+    (void)input, (void)input_size;
+    for (int fd = 3; fd < 256; fd++)
+        fcntl(fd, F_SETFL, 0);
+    mute_bells(task, NULL, 0);
+    return (int)pebble_task_write(task, block, sizeof block);
+}
+
+/* The program does not wait to ring, whatever the worker makes of its bell. */
+static void test_bell_that_blocks(void **unused) {
+    (void)unused;
+    pebble_pool *pool = new_pool(1), *other = new_pool(1);
+    for (int i = 0; i < 3; i++) {
+        pebble_future *future =
+            schedule(pool, block_bells, NULL, 0, PEBBLE_MILLISECONDS(500));
+        pebble_future_wait(future, DEADLINE_NS);
+        pebble_future_unref(future);
+        assert_true(pool_works(other, NULL));
+    }
+    stop_join_free(pool);
+    stop_join_free(other);
+}
+
+static int claim_ends(pebble_task *task, const void *input, size_t input_size) {
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    (void)input_size;
+    atomic_store(&up->ended, UINT64_MAX);
+    counter_add(*(counter *const *)input, 1);
+    return carry_on(task, THEN_LOOP);
+}
+
+/* The program does not look again and again for an end that was never sent. */
+static void test_false_end_in_a_closed_pool(void **unused) {
+    counter *begun = shared_memory(sizeof *begun);
+    struct timespec before, after;
+    (void)unused;
+    pebble_pool *pool = new_pool(1);
+    pebble_future *future = schedule(pool, claim_ends, &begun, sizeof begun, 0);
+    counter_expect(begun, 1);
+    expect_ok(pebble_pool_close(pool));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    usleep(200 * 1000);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    assert_true((after.tv_sec - before.tv_sec) * INT64_C(1000000000) + after.tv_nsec -
+                    before.tv_nsec <
+                PEBBLE_MILLISECONDS(50));
+    stop_join_free(pool);
+    expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+}
+
 static void count_call(pebble_future *future, void *calls) {
     (void)future;
     counter_add(calls, 1);
@@ -1080,6 +1133,8 @@ int main(void) {
         supported_test(test_denied_start_ends),
         supported_test(test_two_cancelled_in_one_worker),
         supported_test(test_mute_bell),
+        supported_test(test_bell_that_blocks),
+        supported_test(test_false_end_in_a_closed_pool),
         supported_test(test_down_is_read_only),
         supported_test(test_writing_down_is_fatal),
         supported_test(test_bell_without_end),

@@ -217,6 +217,13 @@ static int stop_zygote(pebble_task *task, const void *input, size_t input_size) 
     stay();
 }
 
+/* Its end is nobody's to report. */
+static int stop_zygote_and_die(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    kill(getppid(), SIGSTOP);
+    abort();
+}
+
 static int stop_self(pebble_task *task, const void *input, size_t input_size) {
     (void)task, (void)input, (void)input_size;
     raise(SIGSTOP);
@@ -235,11 +242,17 @@ static void test_zygote_killed(void **unused) {
 
 static void test_zygote_stopped(void **unused) {
     (void)unused;
-    pebble_pool *pool = new_pool(WORKERS);
-    expect_end(schedule(pool, stop_zygote, NULL, 0, TASK_TIMEOUT_NS),
-               PEBBLE_ERR_TASK_TIMEOUT);
+    pebble_pool *pool = new_pool(WORKERS), *other = new_pool(WORKERS);
+    pebble_future *timed = schedule(pool, stop_zygote, NULL, 0, TASK_TIMEOUT_NS);
+    pebble_future *died = schedule(other, stop_zygote_and_die, NULL, 0, 0);
+    expect_ok(pebble_future_wait(died, DEADLINE_NS));
+    assert_int_equal(pebble_future_failure(died)->signal, SIGABRT);
+    expect_end(died, PEBBLE_ERR_TASK_EXPIRED);
+    expect_end(timed, PEBBLE_ERR_TASK_TIMEOUT);
     assert_true(pool_works(pool));
+    assert_true(pool_works(other));
     close_join_free(pool);
+    close_join_free(other);
 }
 
 static void test_worker_stopped(void **unused) {

@@ -192,6 +192,22 @@ static void test_a_word_that_is_set_already(void **state) {
     stop_join_free(pool);
 }
 
+/* Waits that it does not end keep their deadline. */
+static void test_a_word_and_other_waits(void **state) {
+    pebble_queue *queue;
+    size_t count = 1;
+    (void)state;
+    expect_ok(pebble_queue_new(0, &queue));
+    pebble_set_interrupt_word(&word);
+    pebble_interrupt(&word);
+    pebble_queue *ready;
+    expect_ok(pebble_wait_for_queues(&queue, 1, PEBBLE_MILLISECONDS(20), &ready, &count));
+    assert_int_equal(count, 0);
+    word = 0;
+    pebble_set_interrupt_word(NULL);
+    pebble_queue_free(queue);
+}
+
 /* A worker inherits the word that its zygote's forker had set, and sleeps all the same. */
 static void test_a_word_that_a_worker_inherits(void **state) {
     const int64_t rest_ns = PEBBLE_MILLISECONDS(200);
@@ -517,6 +533,7 @@ int main(void) {
         TEST(test_a_signal_ends_waits),
         TEST(test_a_signal_ends_waits_threads),
         TEST(test_a_word_that_is_set_already),
+        TEST(test_a_word_and_other_waits),
         TEST(test_a_word_that_a_worker_inherits),
         TEST(test_hooks_of_threads),
         TEST(test_idle_hook_of_processes),

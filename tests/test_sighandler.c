@@ -553,6 +553,20 @@ static void test_without_a_thread(void **state) {
 }
 #endif
 
+static void note_and_end_thread(int signal, void *context) {
+    note(signal, context);
+    pthread_exit(NULL);
+}
+
+static void test_handler_may_end_its_thread(void **state) {
+    (void)state;
+    set_handler(SIGUSR1, note_and_end_thread, &seen);
+    for (int i = 0; i < 3; i++) {
+        raise(SIGUSR1);
+        wait_semaphore(&seen.called);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void) {
@@ -582,6 +596,7 @@ int main(void) {
         TEST(test_child_may_register),
         TEST(test_handler_may_fork),
         TEST(test_fork_races_with_registering),
+        TEST(test_handler_may_end_its_thread),
     };
     alarm(TIME_LIMIT_S);
     return cmocka_run_group_tests_name("sighandler", tests, NULL, NULL);

@@ -439,6 +439,24 @@ static void check_grace(int64_t grace_ns) {
     close_join_free(pool);
 }
 
+/* What it said of the task, it says until the end: also when its worker has ended and a child has not. */
+static void test_state_in_the_grace(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(100));
+    pebble_future *future = schedule_order(pool, STUBBORN, STAYS, 0);
+    pid_t pid = pebble_future_pid(future);
+    assert_true(pid > 0);
+    assert_true(pebble_future_cancel(future));
+    while (!pebble_future_done(future)) {
+        pid_t says = pebble_future_pid(future);
+        pebble_state state_now = pebble_future_state(future);
+        assert_int_equal(says, pid);
+        assert_true(state_now == PEBBLE_RUNNING || state_now == PEBBLE_CANCELLED);
+    }
+    expect_end(future, PEBBLE_ERR_TASK_CANCELLED);
+    close_join_free(pool);
+}
+
 static void test_grace_of_a_child(void **state) {
     (void)state;
     if (WITH_THREAD_SANITIZER)
@@ -760,6 +778,7 @@ int main(void) {
         TEST(left_by_a_worker_that_blocks_signals),
         TEST(left_by_a_worker_without_descriptors),
         TEST(left_when_program_and_zygote_are_lost),
+        TEST(state_in_the_grace),
         TEST(grace_of_a_child),
         TEST(grace_ends_early),
         TEST(sigterm_for_those_whose_parents_end),

@@ -1,5 +1,6 @@
 /* The zygote: forks that take long, spares that die, processes that it may not end. */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -288,6 +289,38 @@ static void test_messages_of_one_that_has_died(void **state) {
     os_fd_close(fds[0]);
 }
 
+/* ---- A fork that blocks in the program ---- */
+
+static _Atomic bool forks_block;
+
+static void block_fork(void) {
+    while (atomic_load(&forks_block))
+        usleep(1000);
+}
+
+static __attribute__((constructor)) void watch_forks(void) {
+    pthread_atfork(block_fork, NULL, NULL);
+}
+
+/* Other pools' deadlines do not wait for it. */
+static void test_new_zygote_whose_fork_blocks(void **state) {
+    (void)state;
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    pebble_pool *other = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    pid_t zygote = take_int(schedule(pool, tell_zygote, NULL, 0, 0));
+    expect_end(schedule(other, nothing, NULL, 0, 0), PEBBLE_OK);
+    atomic_store(&forks_block, true);
+    process_kill(zygote);
+    pebble_future *future = schedule(pool, nothing, NULL, 0, 0);
+    expect_end(schedule(other, sleep_long, NULL, 0, PEBBLE_MILLISECONDS(100)),
+               PEBBLE_ERR_TASK_TIMEOUT);
+    assert_false(pebble_future_done(future));
+    atomic_store(&forks_block, false);
+    expect_end(future, PEBBLE_OK);
+    close_join_free(pool);
+    close_join_free(other);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -300,6 +333,7 @@ int main(void) {
         TEST(lost_before_it_told),
         TEST(lost_before_it_told_of_an_untied_worker),
         TEST(messages_of_one_that_has_died),
+        TEST(new_zygote_whose_fork_blocks),
     };
     return cmocka_run_group_tests_name("zygote", tests, NULL, NULL);
 }

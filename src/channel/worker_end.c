@@ -27,7 +27,8 @@ void worker_end_init(worker_end *end, const channel_down *down, channel_up *up,
 
 /* ---- Waiting ---- */
 
-void worker_end_exit_if_killed(const worker_end *end) {
+/* Ends the process if the program is about to: there may be a handler for the SIGTERM that came. */
+static void exit_if_killed(const worker_end *end) {
     if (atomic_load_explicit(&end->down->killing, memory_order_relaxed) != 0)
         _exit(EXIT_SUCCESS);
 }
@@ -78,7 +79,7 @@ static void sleep_while(worker_end *end, const _Atomic uint32_t *word, uint32_t 
     if (help && atomic_load_explicit(word, memory_order_acquire) == seen)
         ring_for_help(end);
     while (atomic_load_explicit(word, memory_order_acquire) == seen) {
-        worker_end_exit_if_killed(end);
+        exit_if_killed(end);
         os_futex_wait_shared(word, seen, OS_NO_DEADLINE); /* ends with a signal */
     }
     end->now_ns = 0; /* it is later now */
@@ -250,6 +251,7 @@ static void open_task(worker_end *end, const task_record *record, worker_task *t
 bool worker_end_next(worker_end *end, worker_task *task) {
     for (;;) {
         wait_for_task_bytes(end, false);
+        exit_if_killed(end);
         const task_record *record = record_at(end);
         if (record->kind == RECORD_EXIT)
             return false;

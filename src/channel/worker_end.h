@@ -46,7 +46,8 @@ void worker_end_init(worker_end *end, const channel_down *down, channel_up *up,
 /* Waits until the program knows of the worker's process, see channel/layout.h. */
 void worker_end_wait_until_known(const worker_end *end);
 
-/* Waits for a task, takes it and stamps its start. False: told to exit. */
+/* Waits for a task, takes it and stamps its start. False: told to exit. Ends the process if the program is
+ * about to do so. */
 bool worker_end_next(worker_end *end, worker_task *task);
 
 /* The memory of the running task's input, if it did not fit into the ring: the caller's from now on,
@@ -59,8 +60,5 @@ void worker_end_write(worker_end *end, const void *data, size_t size);
 /* Sends the running task's end, with the last piece of its result or its message. */
 void worker_end_finish(worker_end *end, bool failed, int code, const void *data,
                        size_t size);
-
-/* Ends the process if the program is about to: there may be a handler for the SIGTERM that came. */
-void worker_end_exit_if_killed(const worker_end *end);
 
 #endif

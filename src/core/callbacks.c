@@ -130,7 +130,7 @@ int callback_runner_join(callback_runner *runner, int64_t deadline_ns) {
         pthread_mutex_unlock(&runner->lock);
         if (over)
             return 0;
-        int error = os_futex_wait(&runner->events, events, deadline_ns);
+        int error = os_futex_wait_interruptible(&runner->events, events, deadline_ns);
         if (error == ETIMEDOUT || interrupt_ends_wait(error))
             return error;
     }

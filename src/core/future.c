@@ -216,7 +216,7 @@ int future_sleep(pebble_future *future, int64_t deadline_ns) {
         uint32_t word = atomic_load_explicit(&future->word, memory_order_acquire);
         int error = 0;
         if ((word & FUTURE_ENDED) == 0)
-            error = os_futex_wait(&future->word, word, deadline_ns);
+            error = os_futex_wait_interruptible(&future->word, word, deadline_ns);
         if (error == ETIMEDOUT || interrupt_ends_wait(error))
             return future_ended(future) ? 0 : error;
     }
@@ -484,7 +484,7 @@ pebble_error pebble_future_wait_any(pebble_future *const *futures, size_t count,
         first = find_ended(futures, count);
         if (first < count)
             break;
-        int ended = os_futex_wait(&any_word, seen, deadline_ns);
+        int ended = os_futex_wait_interruptible(&any_word, seen, deadline_ns);
         if (ended == ETIMEDOUT || interrupt_ends_wait(ended))
             return error_set(future_wait_error(ended),
                              "%s: the wait ended before a future", name);

@@ -3,7 +3,8 @@
  * Conventions: a function that can fail returns 0 or a positive errno value; nothing here sets a
  * pebble error or takes a lock. Every descriptor is close-on-exec and registered (see "Engine
  * descriptors"). Deadlines are absolute, in nanoseconds of the monotonic clock; OS_NO_DEADLINE
- * waits without limit. Signals that interrupt a call (EINTR) are dealt with inside.
+ * waits without limit. Signals that interrupt a call (EINTR) are dealt with inside. What threads of the
+ * program call with a lock held (bells, messages, closing) is no point where they could be cancelled.
  *
  * In a build with PEBBLE_FAULT_INJECTION each call that may fail for want of a resource can be
  * made to: see "Fault injection" at the end.
@@ -73,20 +74,23 @@ void os_release_unused_memory(void);
 /* ---- Futexes ----
  * A word that threads (or, if shared, processes) sleep on. wait returns 0 when woken, when the
  * word differed from expected, and for no reason at all: the caller looks again. It returns
- * ETIMEDOUT at the deadline, and EINTR when a signal handler ran, or when the calling thread has an
- * interrupt word and that is not 0. The latter ends no sleep on a shared word alone: so a worker sleeps,
- * which has the interrupt word of the thread that it was forked from, or of its task. */
+ * ETIMEDOUT at the deadline, and EINTR when a signal handler ran. Those that are interruptible return it
+ * also when the calling thread has an interrupt word and that is not 0, be the deadline over or not: their
+ * callers give up then. No other does: a worker has the word of the thread that it was forked from, or of
+ * its task. */
 
-/* The word that ends the calling thread's sleeps; NULL: none. */
+/* The word that ends the calling thread's interruptible sleeps; NULL: none. */
 void os_futex_set_interrupt(const _Atomic uint32_t *word);
 
 int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+int os_futex_wait_interruptible(const _Atomic uint32_t *word, uint32_t expected,
+                                int64_t deadline_ns);
 int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,
                          int64_t deadline_ns);
 void os_futex_wake(const _Atomic uint32_t *word, int count);
 int os_futex_wake_shared(const _Atomic uint32_t *word, int count); /* how many slept */
 
-/* Sleeps on a private and a shared word at once. ENOSYS where the kernel cannot (before 5.16). */
+/* Sleeps, interruptibly, on a private and a shared word at once. ENOSYS where the kernel cannot (before 5.16). */
 int os_futex_wait_both(const _Atomic uint32_t *private_word, uint32_t private_expected,
                        const _Atomic uint32_t *shared_word, uint32_t shared_expected,
                        int64_t deadline_ns);
@@ -152,6 +156,9 @@ void os_poller_free(os_poller *poller);
 /* Reports fd with context when it can be read (a bell: at each ring). */
 int os_poller_add(os_poller *poller, int fd, void *context);
 int os_poller_add_bell(os_poller *poller, int fd, void *context);
+
+/* Has the bell be reported, rung or not. Does not write there. */
+void os_poller_ring(os_poller *poller, int fd, void *context);
 
 /* Changes whether fd is reported when it can be written. */
 int os_poller_want_write(os_poller *poller, int fd, void *context, bool want);

@@ -125,6 +125,8 @@ static bool settle_all(process_worker *worker, receiver_end *ends, size_t count,
         sound = sound && settle(worker, &ends[i], list);
         result_bytes_fini(&ends[i].result);
     }
+    if (count > 0) /* else only the worker says that something has ended */
+        worker->doubted = false;
     worker->watch_head = false;
     worker_check_deadline(worker);
     dispatch(pool);
@@ -137,7 +139,8 @@ static bool settle_all(process_worker *worker, receiver_end *ends, size_t count,
         dispatch(pool);
         worker_arm(worker);
     }
-    if (pool_wants_spare(pool) || (pool->base.closed && pool->pending == NULL))
+    if (pool_wants_spare(pool) ||
+        (count > 0 && pool->base.closed && pool->pending == NULL))
         pool_attend_soon(pool);
     worker->damaged |= !sound;
     pthread_mutex_unlock(&pool->base.lock);
@@ -262,12 +265,12 @@ static bool collect_turn(process_worker *worker) {
 
 void worker_collect(process_worker *worker) {
     if (collect_turn(worker))
-        os_bell_ring(worker->bell_fd);
+        supervisor_ring(&worker->bell, worker->bell_fd);
 }
 
 void worker_stream(process_worker *worker) {
     if (stream_turn(worker))
-        os_bell_ring(worker->bell_fd);
+        supervisor_ring(&worker->bell, worker->bell_fd);
 }
 
 /* ---- Waiting ---- */

@@ -4,7 +4,8 @@
  * off by a task: what it finds early it sets itself for again. Everything here runs under the pool's
  * lock, but for worker_deadline_came(), which takes it.
  *
- * If the zygote does not say that it has begun to kill (it was stopped, or hangs), it is asked to end
+ * If the zygote does not say that a process has ended, it is told to go on, as it may have been stopped. If
+ * it does not say that it has begun to kill (it was stopped, or hangs), it is asked to end
  * with all workers when the grace and a margin are over, and killed after one more margin; the loss of a
  * zygote is dealt with as any other. The end itself is waited for: no other worker has to go for a
  * process that the kernel does not end.
@@ -13,6 +14,7 @@
 #include "process/tree.h"
 
 static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
+static const int64_t frozen_ns = INT64_C(1000000000);
 static const int64_t start_margin_ns =
     INT64_C(1000000000); /* for a worker to take a task */
 
@@ -25,6 +27,10 @@ void worker_set_limit(process_worker *worker, int64_t limit_ns) {
     worker->limit_ns = os_deadline_after(limit_ns);
     if (worker->limit_ns < worker->timer.deadline_ns)
         supervisor_set_timer(&worker->timer, worker->limit_ns);
+}
+
+void worker_limit_report(process_worker *worker) {
+    worker_set_limit(worker, kill_margin_ns);
 }
 
 void worker_limit_kill(process_worker *worker) {
@@ -141,24 +147,32 @@ static void set_timer_if_earlier(process_worker *worker, int64_t deadline_ns) {
 }
 
 void worker_check_deadline(process_worker *worker) {
-    worker->doubted = false;
     if (worker->timed > 0)
         set_timer_if_earlier(worker, check_tasks(worker, os_now_ns(), false));
 }
 
 /* ---- The timer ---- */
 
-/* It should have gone by now. */
-static void end_late(process_worker *worker) {
+/* It should have gone by now. If that is seen so late that this process cannot have run meanwhile (it was
+ * stopped, or frozen with all its processes), the others have another chance. */
+static void end_late(process_worker *worker, int64_t now_ns) {
     process_pool *pool = worker->pool;
     bool retiring = worker->state == WORKER_RETIRING;
+    if (now_ns - worker->limit_ns > frozen_ns) {
+        worker->limit_ns = after(now_ns, kill_margin_ns);
+        return;
+    }
     worker->limit_ns = 0;
+    if (worker->ended) { /* without a report: nobody is waited for but the zygote, or a debugger */
+        zygote_continue(pool);
+        return;
+    }
     if (retiring) {
         worker_kill(worker); /* it does not exit */
         return;
     }
     int64_t end_ns = after(zygote_ask_end(pool), kill_margin_ns);
-    if (os_now_ns() < end_ns && pool->zygote_answered) /* else it has no workers to end */
+    if (now_ns < end_ns && pool->zygote_answered) /* else it has no workers to end */
         worker->limit_ns = end_ns;
     else
         zygote_signal_end(pool);
@@ -181,7 +195,7 @@ void worker_deadline_came(supervisor_timer *timer) {
     if (kills)
         worker->limit_ns = 0;
     else if (late)
-        end_late(worker);
+        end_late(worker, now_ns);
     if (worker->kill_unsent)
         worker_send_kill(worker);
     int64_t next_ns = check_tasks(worker, now_ns, true);

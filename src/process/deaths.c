@@ -143,6 +143,7 @@ static void keep_victims(process_worker *worker) {
             continue;
         worker_forget(worker, future);
         future->place = PLACE_TAKEN;
+        future->pid = worker_pid(worker);
         future->end_state =
             future->stop_reason == STOP_CANCEL ? FUTURE_CANCELLED : FUTURE_FINISHED;
         future->next = worker->victims;
@@ -204,6 +205,7 @@ void worker_died(process_worker *worker, int status, int error) {
     ended_list list = {0};
     worker_collect(worker);
     supervisor_remove(&worker->bell);
+    supervisor_remove(&worker->process);
     pthread_mutex_lock(&worker->stream_lock);
     pthread_mutex_lock(&pool->base.lock);
     if (error == 0 && was_refused(worker, status))
@@ -259,7 +261,7 @@ static void end_victim(process_worker *worker, pebble_future *victim, ended_list
 
 void worker_kill_sent(process_worker *worker) {
     pthread_mutex_lock(&worker->pool->base.lock);
-    if (worker->state == WORKER_KILLING)
+    if (worker->state == WORKER_KILLING && !worker->ended)
         worker->limit_ns = 0; /* now it is the kernel that must end it */
     pthread_mutex_unlock(&worker->pool->base.lock);
 }
@@ -279,15 +281,36 @@ void worker_gone(process_worker *worker) {
     ended_run(pool, &list);
 }
 
-/* ---- The loss of the zygote: its workers end, and their pidfds tell ---- */
+/* ---- Its process has ended, as its pidfd tells ---- */
 
 static void process_ended(supervisor_source *source, const os_poller_event *event) {
     process_worker *worker =
         (process_worker *)((char *)source - offsetof(process_worker, process));
     (void)event;
-    worker_died(worker, SIGKILL, 0);
-    worker_gone(worker);
+    supervisor_remove(source);
+    if (worker->orphaned) {
+        worker_died(worker, SIGKILL, 0);
+        worker_gone(worker);
+        return;
+    }
+    pthread_mutex_lock(&worker->pool->base.lock);
+    worker->ended = true;
+    worker_limit_report(worker);
+    pthread_mutex_unlock(&worker->pool->base.lock);
 }
+
+bool worker_watch_process(process_worker *worker) {
+    if (worker->process_fd < 0)
+        return false;
+    worker->process =
+        (supervisor_source){.ready = process_ended, .fd = worker->process_fd};
+    if (supervisor_add(&worker->process, false) == 0)
+        return true;
+    worker->process.fd = -1;
+    return false;
+}
+
+/* ---- The loss of the zygote: its workers end, too ---- */
 
 /* A worker that the lost zygote will report no more. It ends by itself, or is ended after a while. */
 static void orphan(process_worker *worker) {
@@ -295,14 +318,10 @@ static void orphan(process_worker *worker) {
         worker_gone(worker);
         return;
     }
-    worker->process =
-        (supervisor_source){.ready = process_ended, .fd = worker->process_fd};
-    if (worker->process_fd >= 0) {
-        if (supervisor_add(&worker->process, false) == 0)
-            return;
+    if (worker->process.fd >= 0 || worker_watch_process(worker))
+        return;
+    if (worker->process_fd >= 0)
         tree_kill(worker->pid, worker->process_fd);
-        worker->process.fd = -1;
-    }
     /* Without a descriptor there is nobody to ask whether it has died. */
     atomic_store_explicit(&worker->down->killing, 1, memory_order_relaxed);
     worker_died(worker, SIGKILL, 0);

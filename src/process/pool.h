@@ -64,7 +64,7 @@ typedef struct process_worker {
     bool is_idle;              /* in pool->idle */
     bool ready;                /* its initializer succeeded */
     pid_t pid;                 /* 0: not known yet */
-    supervisor_source process; /* its pidfd; watched once its zygote is lost */
+    supervisor_source process; /* its pidfd */
     int process_fd;            /* -1: none */
 
     /* The channel. */
@@ -109,6 +109,7 @@ typedef struct process_worker {
     int64_t limit_ns; /* 0, or when it must have gone */
     bool starting;    /* the zygote has not answered yet */
     bool kill_unsent; /* KILLING: the zygote has not been asked yet */
+    bool ended;       /* its process, as its pidfd told; the zygote will report it */
     bool orphaned;    /* its zygote is lost, and will report it no more */
     bool blameless; /* orphaned, and not since it, or its zygote, took too long to start */
 
@@ -324,9 +325,10 @@ void worker_damaged(process_worker *worker);
 
 /* ---- deadlines.c ---- */
 
-/* So long from now the worker must have gone, or, the second, the zygote must have begun to kill it.
- * Under the lock. */
+/* So long from now the worker must have gone; the zygote must have told of its end; the zygote must have
+ * begun to kill it. Under the lock. */
 void worker_set_limit(process_worker *worker, int64_t limit_ns);
+void worker_limit_report(process_worker *worker);
 void worker_limit_kill(process_worker *worker);
 
 /* Sets the timer for the next look at the deadlines of the worker's tasks. Under the lock. */
@@ -347,17 +349,18 @@ void worker_kill_sent(process_worker *worker);
 /* The initializer of a worker has ended. Under the lock. */
 void worker_initialized(process_worker *worker, const receiver_end *end, ended_list *list);
 
+/* Has the supervisor see its process end: the zygote reports that, if it does not hang; and what it does
+ * not live to report is seen so. False: there is no descriptor of it, or no room. */
+bool worker_watch_process(process_worker *worker);
+
 /* The zygote is lost: its workers end, too, and their ends are waited for without it. */
 void workers_orphaned(process_pool *pool);
 
 /* ---- zygote_client.c ---- */
 
-/* Forks or executes the pool's zygote. In a thread that schedules, or the supervisor's; no locks;
+/* Forks or executes the pool's zygote, which may block. In a thread that schedules; no locks;
  * zygote_state is STARTING. 0 or an errno value. */
 int zygote_start(process_pool *pool);
-
-/* True if that may block for long: then not in the supervisor's thread. */
-bool zygote_start_may_block(const process_pool *pool);
 
 /* The same in a thread of its own; an errno value if that cannot be. No locks. */
 int zygote_start_aside(process_pool *pool);
@@ -375,6 +378,9 @@ int zygote_kill(process_pool *pool, process_worker *worker, int64_t grace_ns);
 /* Asks the zygote, once, to end with all workers: it does not do its work. Returns when that was, on
  * the monotonic clock. Under the lock. */
 int64_t zygote_ask_end(process_pool *pool);
+
+/* Has the zygote go on if somebody has stopped it. */
+void zygote_continue(process_pool *pool);
 
 /* Kills the zygote: it does not end, or has nothing left to look after. */
 void zygote_signal_end(process_pool *pool);

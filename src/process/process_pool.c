@@ -200,25 +200,23 @@ static bool cancel(pebble_pool *base, pebble_future *future) {
 
 /* ---- The rest of the face ---- */
 
-static pebble_state state(pebble_pool *base, pebble_future *future) {
-    int64_t start_ns;
-    pthread_mutex_lock(&base->lock);
-    process_worker *worker = future->worker;
-    bool started =
-        worker != NULL && sender_started(&worker->sender, future->sequence, &start_ns);
-    pthread_mutex_unlock(&base->lock);
-    return started ? PEBBLE_RUNNING : PEBBLE_PENDING;
-}
-
+/* Of a task that has begun the process, also while it is being ended; else 0. */
 static pid_t pid(pebble_pool *base, pebble_future *future) {
     int64_t start_ns;
+    pid_t known = 0;
     pthread_mutex_lock(&base->lock);
     process_worker *worker = future->worker;
-    bool started =
-        worker != NULL && sender_started(&worker->sender, future->sequence, &start_ns);
-    pid_t known = started ? worker_pid(worker) : 0;
+    if (future->place == PLACE_TAKEN)
+        known = future->pid;
+    else if (worker != NULL &&
+             sender_started(&worker->sender, future->sequence, &start_ns))
+        known = worker_pid(worker);
     pthread_mutex_unlock(&base->lock);
     return known;
+}
+
+static pebble_state state(pebble_pool *base, pebble_future *future) {
+    return pid(base, future) != 0 ? PEBBLE_RUNNING : PEBBLE_PENDING;
 }
 
 static bool active(const pebble_pool *base) {

@@ -9,7 +9,7 @@
 #include <pthread.h>
 #include <string.h>
 
-enum { EVENTS = 64, HEAP_START = 64 };
+enum { EVENTS = 64, TIMERS = 64, HEAP_START = 64 }; /* events, timers: a round */
 
 typedef struct supervisor_state {
     os_poller *poller;
@@ -120,20 +120,25 @@ void supervisor_unset_timer(supervisor_timer *timer) {
     pthread_mutex_unlock(&lock);
 }
 
-/* Takes one timer whose time has come; arms the poller for the others when there is none. */
+/* Takes one timer whose time has come; NULL if there is none. */
 static supervisor_timer *take_expired(int64_t now_ns) {
     supervisor_timer *timer = NULL;
     pthread_mutex_lock(&lock);
     if (state.count > 0 && state.heap[1]->deadline_ns <= now_ns) {
         timer = state.heap[1];
         take_out(timer);
-    } else {
-        if (state.armed_ns <= now_ns) /* it rang: it is not armed any more */
-            state.armed_ns = OS_NO_DEADLINE;
-        arm(state.count > 0 ? state.heap[1]->deadline_ns : OS_NO_DEADLINE);
     }
     pthread_mutex_unlock(&lock);
     return timer;
+}
+
+/* Arms the poller for the next timer: at once, if its time has come. */
+static void arm_next(void) {
+    pthread_mutex_lock(&lock);
+    if (state.armed_ns <= os_now_ns()) /* it rang: it is not armed any more */
+        state.armed_ns = OS_NO_DEADLINE;
+    arm(state.count > 0 ? state.heap[1]->deadline_ns : OS_NO_DEADLINE);
+    pthread_mutex_unlock(&lock);
 }
 
 /* ---- Sources and jobs ---- */
@@ -148,6 +153,10 @@ void supervisor_remove(supervisor_source *source) {
         return;
     os_poller_remove(state.poller, source->fd);
     source->fd = -1;
+}
+
+void supervisor_ring(supervisor_source *source, int fd) {
+    os_poller_ring(state.poller, fd, source);
 }
 
 void supervisor_want_write(supervisor_source *source, bool want) {
@@ -220,8 +229,9 @@ static void run(void *context) {
             if (source->fd >= 0)
                 source->ready(source, &events[i]);
         }
-        while ((timer = take_expired(os_now_ns())) != NULL)
+        for (int i = 0; i < TIMERS && (timer = take_expired(os_now_ns())) != NULL; i++)
             timer->expired(timer);
+        arm_next();
         if (!run_jobs()) /* else one may be of what is retired */
             destroy_retired();
     }

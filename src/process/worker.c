@@ -140,7 +140,6 @@ static void serve(process_task *self) {
         if (fork_epoch != epoch) /* a child that the task forked has returned from it */
             _exit(EXIT_SUCCESS);
         finish(self);
-        worker_end_exit_if_killed(&self->end);
         if (task.kind == TASK_INITIALIZER && self->task.failed)
             _exit(EXIT_FAILURE); /* what waits behind it is taken back */
     }

@@ -145,6 +145,7 @@ void worker_spawned(process_worker *worker, pid_t pid, int process_fd) {
     worker->observed = UINT64_MAX; /* from now on its first task can start */
     worker->pid = pid;
     worker->process_fd = process_fd;
+    worker_watch_process(worker);
     sender_make_known(&worker->sender);
     bool exits = worker->state == WORKER_RETIRING && worker->in_flight == 0;
     if (worker->state < WORKER_KILLING && !exits) {
@@ -371,12 +372,11 @@ static int renew_zygote(process_pool *pool) {
     if (error != 0 || pool->zygote_state != ZYGOTE_NONE || pool->pending == NULL ||
         pool->retry.deadline_ns != OS_NO_DEADLINE)
         return error;
-    bool aside = zygote_start_may_block(pool);
     pool->zygote_state = ZYGOTE_STARTING;
     pthread_mutex_unlock(&pool->base.lock);
-    error = aside ? zygote_start_aside(pool) : zygote_start(pool);
+    error = zygote_start_aside(pool);
     pthread_mutex_lock(&pool->base.lock);
-    return error != 0 || aside ? error : zygote_watch(pool);
+    return error;
 }
 
 static void start(process_pool *pool, ended_list *list) {
@@ -437,7 +437,8 @@ static void unref_finished(supervisor_retired *retired) {
 static bool is_over(const process_pool *pool) {
     return atomic_load(&pool->base.closed) && !pool->finished && pool->pending == NULL &&
            pool->worker_count == 0 && pool->spares == NULL && pool->leaving == NULL &&
-           pool->zygote_state != ZYGOTE_STARTING && atomic_load(&pool->ending) == 0;
+           (pool->zygote_state == ZYGOTE_NONE || pool->zygote_watched) &&
+           atomic_load(&pool->ending) == 0;
 }
 
 void pool_say_gone(process_pool *pool) {

@@ -1,9 +1,10 @@
 /* The program's side of its zygote: bringing it about, asking it, hearing it.
  *
- * ZYGOTE_NONE → STARTING → RUNS → NONE (lost). Whoever sets STARTING, under the pool's lock, starts
- * it: the thread that schedules the first task, later the supervisor, or, where hooks around the fork
- * may block, a thread of its own (pool->zygote_error is its failure). The rest happens in the supervisor's thread, except asking to kill, which is one message
- * under the pool's lock.
+ * ZYGOTE_NONE → STARTING → RUNS → NONE (lost). Whoever sets STARTING, under the pool's lock, sees to its
+ * start: the thread that schedules the first task; later the supervisor, which has a thread of its own do
+ * it, since a fork may block (in hooks, in handlers of pthread_atfork(), on a lock of the C library's), and
+ * finds its failure in pool->zygote_error. The rest happens in the supervisor's thread, except asking to
+ * kill, which is one message under the pool's lock.
  *
  * Where there are no pidfds (under valgrind; a system call filter), the end of the socket stands for
  * the end of the zygote, and its number for itself.
@@ -87,6 +88,7 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
     char *program[3];
     __fpurge(stdout);
     __fpurge(stderr);
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL); /* as in a new thread */
     zygote_reset_signals();
     if (settings->start_method == PEBBLE_START_FORKSERVER)
         execute_zygote(control_fd, settings->worker_data_fd, program_pid,
@@ -134,12 +136,12 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
     pthread_once(&prepared, prepare);
     bool passes_data = pool->base.settings.start_method != PEBBLE_START_FORK &&
                        pool->base.settings.worker_data_fd >= 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    run_hook(pool, true);     /* may take long, while another thread forks */
     os_fd_forget(control_fd); /* the child keeps it */
     if (passes_data)
         os_fd_forget(pool->base.settings.worker_data_fd);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    run_hook(pool, true);
     pid_t pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
     int error = errno;
     if (pid == 0)
@@ -199,7 +201,11 @@ static int start_zygote(process_pool *pool, bool aside) {
 }
 
 int zygote_start(process_pool *pool) {
-    return start_zygote(pool, false);
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    int error = start_zygote(pool, false);
+    pthread_setcancelstate(cancel_state, NULL);
+    return error;
 }
 
 static void start_aside(void *context) {
@@ -218,12 +224,6 @@ int zygote_start_aside(process_pool *pool) {
         pool_unref(&pool->base);
     }
     return error;
-}
-
-bool zygote_start_may_block(const process_pool *pool) {
-    const pebble_hooks *hooks = pool->base.settings.hooks;
-    return hooks != NULL && pool->base.settings.start_method == PEBBLE_START_FORK &&
-           (hooks->before_fork != NULL || hooks->after_fork_parent != NULL);
 }
 
 int zygote_watch(process_pool *pool) {
@@ -390,6 +390,11 @@ static void socket_ready(supervisor_source *source, const os_poller_event *event
 
 /* ---- Ending ---- */
 
+void zygote_continue(process_pool *pool) {
+    if (pool->zygote_process_fd >= 0)
+        os_process_signal(pool->zygote_process_fd, SIGCONT);
+}
+
 void zygote_signal_end(process_pool *pool) {
     int error = 0;
     if (pool->zygote_process_fd >= 0)
@@ -410,7 +415,7 @@ int64_t zygote_ask_end(process_pool *pool) {
 }
 
 bool zygote_end(process_pool *pool) {
-    if (pool->zygote_state == ZYGOTE_NONE || !pool->zygote_watched)
+    if (pool->zygote_state == ZYGOTE_NONE)
         return true;
     zygote_signal_end(pool); /* it has nothing left to look after; its end is reported */
     return false;

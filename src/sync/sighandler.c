@@ -95,9 +95,17 @@ static void dispatch_one(int signal) {
         called.function(signal, called.context);
 }
 
+static void dispatcher_run(void *unused);
+
+/* A function has ended the thread. If there cannot be another, this one goes on all the same. */
+static void leave_to_successor(void *unused) {
+    if (os_thread_start(dispatcher_run, NULL, "pebble-signals") != 0)
+        dispatcher_run(unused);
+}
+
 static void dispatcher_run(void *unused) {
-    (void)unused;
     is_dispatcher = true;
+    pthread_cleanup_push(leave_to_successor, unused);
     for (;;) {
         uint32_t seen = atomic_load_explicit(&bell, memory_order_acquire);
         for (int signal = 1; signal < SIGNALS; signal++) {
@@ -107,6 +115,7 @@ static void dispatcher_run(void *unused) {
         if (atomic_load_explicit(&bell, memory_order_relaxed) == seen)
             os_futex_wait(&bell, seen, OS_NO_DEADLINE);
     }
+    pthread_cleanup_pop(0);
 }
 
 /* ---- Fork ---- */

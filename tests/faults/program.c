@@ -273,6 +273,58 @@ static void test_killed_at_any_moment(void **state) {
     }
 }
 
+/* ---- A program that is stopped ---- */
+
+enum { LIMIT_S = 5 }; /* for a zygote to begin with a kill, see deadlines.c */
+
+static int be_told(pebble_task *task, const void *input, size_t input_size) {
+    area *at = area_in_task(input);
+    (void)task, (void)input_size;
+    counter_add(&at->started, 1);
+    return counter_wait(&at->stops, 2) ? 0 : 1;
+}
+
+/* Cancels one task and is stopped before it hears of its end; the other is performed all the same. */
+static int stop_while_killing(void *context) {
+    bool zygote_too = *(bool *)context;
+    pebble_pool *pool = new_process_pool(
+        PEBBLE_POOL_OPTIONS(.max_workers = WORKERS,
+                            .termination_grace_ns = PEBBLE_MILLISECONDS(100)));
+    pebble_future *stubborn = schedule(pool, stay, shared_path, sizeof shared_path, 0);
+    pebble_future *other = schedule(pool, be_told, shared_path, sizeof shared_path, 0);
+    counter_expect(&shared->started, 2 * 3); /* of both programs; a task with a child */
+    pid_t zygote = process_parent(pebble_future_pid(other));
+    if (zygote_too)
+        kill(zygote, SIGSTOP);
+    assert_true(pebble_future_cancel(stubborn));
+    raise(SIGSTOP);
+    usleep(100 * 1000); /* the zygote goes on later than the program */
+    kill(zygote, SIGCONT);
+    expect_end(stubborn, PEBBLE_ERR_TASK_CANCELLED);
+    counter_add(&shared->stops, 1);
+    expect_end(other, PEBBLE_OK);
+    close_join_free(pool);
+    return 0;
+}
+
+static void test_stopped_while_it_kills(void **state) {
+    bool zygote_too[2] = {false, true};
+    pid_t programs[2];
+    int status;
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        programs[i] = program_start(stop_while_killing, &zygote_too[i]);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(waitpid(programs[i], &status, WUNTRACED), programs[i]);
+        assert_true(WIFSTOPPED(status));
+    }
+    sleep(LIMIT_S + 2);
+    for (int i = 0; i < 2; i++)
+        kill(programs[i], SIGCONT);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(program_wait(programs[i]), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -284,6 +336,7 @@ int main(void) {
         TEST(interrupted),
         TEST(interrupt_that_stops_the_pool),
         TEST(killed_at_any_moment),
+        TEST(stopped_while_it_kills),
     };
     pebble_worker_main();
     cmocka_set_test_filter(getenv("TEST_FILTER"));

@@ -2,6 +2,7 @@
  * child of a fork can read it whatever the other threads were doing. Chunks are never freed. */
 #include "platform/platform.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 enum { BITS = 64, CHUNK_WORDS = 64, CHUNK_FDS = BITS * CHUNK_WORDS, CHUNKS = 1024 };
@@ -54,8 +55,11 @@ void os_fd_forget(int fd) {
 void os_fd_close(int fd) {
     if (fd < 0)
         return;
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     os_fd_forget(fd); /* first: the number may be reused at once */
     close(fd);
+    pthread_setcancelstate(cancel_state, NULL);
 }
 
 static void close_word(_Atomic uint64_t *word, int first_fd) {

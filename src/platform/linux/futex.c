@@ -65,13 +65,18 @@ static int wait_for_one(const _Atomic uint32_t *word, uint32_t expected,
 }
 
 int os_futex_wait(const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns) {
+    return wait_for_one(word, expected, deadline_ns, FUTEX_PRIVATE_FLAG);
+}
+
+int os_futex_wait_interruptible(const _Atomic uint32_t *word, uint32_t expected,
+                                int64_t deadline_ns) {
     if (interrupt != NULL) {
         struct waitv_entry entries[2] = {entry_of(word, expected, true)};
         int error = wait_for_any(entries, 1, deadline_ns);
         if (error != ENOSYS)
             return error;
     }
-    return wait_for_one(word, expected, deadline_ns, FUTEX_PRIVATE_FLAG);
+    return os_futex_wait(word, expected, deadline_ns);
 }
 
 int os_futex_wait_shared(const _Atomic uint32_t *word, uint32_t expected,

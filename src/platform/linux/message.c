@@ -3,6 +3,7 @@
 #include "platform/platform.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -44,10 +45,13 @@ int os_message_send(int fd, const void *data, size_t size, const int *fds,
     if (fd_count > 0)
         attach_fds(&message, &control, fds, fd_count);
     ssize_t sent;
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     do
         sent = os_attempt(OS_FAULT_MESSAGE, ENOBUFS, -1,
                           sendmsg(fd, &message, MSG_NOSIGNAL));
     while (sent < 0 && errno == EINTR);
+    pthread_setcancelstate(cancel_state, NULL);
     if (sent >= 0)
         return 0;
     return errno == ECONNRESET || errno == ENOTCONN ? EPIPE : errno;

@@ -79,6 +79,11 @@ int os_poller_add_bell(os_poller *poller, int fd, void *context) {
     return add(poller, fd, EPOLLIN | EPOLLET, context);
 }
 
+/* Anything set anew is reported if it is ready; an eventfd is, to be read or to be written. */
+void os_poller_ring(os_poller *poller, int fd, void *context) {
+    control(poller, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLOUT | EPOLLET, context);
+}
+
 int os_poller_want_write(os_poller *poller, int fd, void *context, bool want) {
     uint32_t events = EPOLLIN | EPOLLRDHUP | (want ? EPOLLOUT : 0);
     return control(poller, EPOLL_CTL_MOD, fd, events, context);
@@ -91,7 +96,10 @@ void os_poller_remove(os_poller *poller, int fd) {
 size_t os_poller_wait(os_poller *poller, os_poller_event *events, size_t capacity) {
     struct epoll_event ready[EVENTS_MAX];
     int room = capacity < EVENTS_MAX ? (int)capacity : EVENTS_MAX;
-    int count = epoll_wait(poller->epoll_fd, ready, room, -1);
+    int count;
+    do /* a stopped process that goes on is told so even if there are events */
+        count = epoll_wait(poller->epoll_fd, ready, room, -1);
+    while (count < 0 && errno == EINTR);
     size_t reported = 0;
     for (int i = 0; i < count; i++) {
         uint32_t bits = ready[i].events;

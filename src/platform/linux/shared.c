@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -116,11 +117,14 @@ int os_bell_new(int *fd) {
 
 void os_bell_ring(int fd) {
     uint64_t one = 1, rings;
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
     /* EAGAIN: the counter is full, since a task has written there; no write would be an event any
      * more. */
     while (write(fd, &one, sizeof one) < 0 &&
            (errno == EINTR || (errno == EAGAIN && read(fd, &rings, sizeof rings) > 0)))
         ;
+    pthread_setcancelstate(cancel_state, NULL);
 }
 
 int os_bell_put_aside(int fd) {
