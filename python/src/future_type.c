@@ -239,10 +239,14 @@ static PyObject *future_add_done_callback(future_object *self, PyObject *callbac
     }
     future_audience *audience = future_audience_make(self);
     if (audience == NULL ||
-        (audience->callbacks == NULL && (audience->callbacks = PyList_New(0)) == NULL))
-        return NULL;
-    if (PyList_Append(audience->callbacks, callback) < 0 ||
+        (audience->callbacks == NULL && (audience->callbacks = PyList_New(0)) == NULL) ||
         future_watch(self, CALLBACKS) < 0)
+        return NULL;
+    /* Nobody has had the GIL since: either it has ended, or they are told later. */
+    int failed = self->announced[CALLBACKS]
+                     ? future_call_back(self, callback)
+                     : PyList_Append(audience->callbacks, callback);
+    if (failed < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -356,9 +360,9 @@ static PyObject *get_condition(future_object *self, void *unused) {
             audience->condition = condition;
         else
             Py_DECREF(condition);
-        if (future_watch(self, WAITERS) < 0)
-            return NULL;
     }
+    if (future_watch(self, WAITERS) < 0) /* each time: it may have failed before */
+        return NULL;
     return Py_NewRef(audience->condition);
 }
 

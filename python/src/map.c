@@ -101,26 +101,34 @@ static void chunk_calls_back(pebble_future *engine, void *context) {
 
 int map_watch(map_future *self, future_lane lane) {
     pebble_error error = PEBBLE_OK;
-    Py_INCREF(self); /* for map_ended() */
+    if (atomic_load(&self->open[lane]) == 0) { /* else an earlier call has failed midway */
+        Py_INCREF(self);                       /* for map_ended() */
+        atomic_store(&self->open[lane], 1);
+    }
     self->base.watched[lane] = true;
     interpreter_precede_handler();
-    atomic_store(&self->open[lane], 1);
     for (Py_ssize_t i = 0; i < self->chunk_count && error == PEBBLE_OK; i++) {
         map_chunk *chunk = self->chunks[i];
-        if (chunk_look(self, chunk))
+        if (chunk->watched[lane] || chunk_look(self, chunk))
             continue;
+        chunk->watched[lane] = true;
         atomic_fetch_add(&self->open[lane], 1);
         error = engine_tell(chunk->engine, lane,
                             lane == WAITERS ? chunk_wakes : chunk_calls_back, self);
-        if (error != PEBBLE_OK)
+        if (error != PEBBLE_OK) {
+            chunk->watched[lane] = false;
             atomic_fetch_sub(&self->open[lane], 1);
+        }
     }
-    /* If not all could be set up, those that could still refer to the map: it stays. */
-    if (error == PEBBLE_OK && atomic_fetch_sub(&self->open[lane], 1) == 1)
-        map_ended(self, lane);
-    if (error != PEBBLE_OK)
-        raise_engine_error(error);
-    return error == PEBBLE_OK ? 0 : -1;
+    if (error == PEBBLE_OK) {
+        if (atomic_fetch_sub(&self->open[lane], 1) == 1)
+            map_ended(self, lane);
+        return 0;
+    }
+    /* Those that could be set up still refer to the map: it stays. The next call goes on from here. */
+    self->base.watched[lane] = false;
+    raise_engine_error(error);
+    return -1;
 }
 
 /* ---- What a chunk's elements are ---- */

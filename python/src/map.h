@@ -15,8 +15,9 @@ typedef struct map_chunk {
     pebble_future *engine; /* NULL: it has ended */
     Py_ssize_t count;      /* elements */
     bool ended, loaded;
-    PyObject *error; /* of all elements */
-    PyObject *list;  /* the values. Threads, before it runs: the arguments, as tuples */
+    bool watched[LANES]; /* its end is counted in the map's `open` */
+    PyObject *error;     /* of all elements */
+    PyObject *list;    /* the values. Threads, before it runs: the arguments, as tuples */
     outcome *outcomes; /* one for each element. Before the end: those that were never sent */
     PyObject *function; /* threads, before it runs */
 } map_chunk;
@@ -33,7 +34,7 @@ typedef struct map_future {
     int64_t limit_ns,
         deadline_ns; /* threads: of pool.map(timeout=); 0, PEBBLE_FOREVER: none */
     atomic_size_t
-        open[LANES]; /* watched: chunks that have not called back, and one until all are set up */
+        open[LANES]; /* chunks that have not called back, and one until all are set up */
     PyObject *results;         /* the iterator, if there is one just now: borrowed */
     Py_ssize_t chunk, element; /* which it gives next */
 } map_future;

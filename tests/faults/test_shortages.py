@@ -276,3 +276,45 @@ def test_shortage_of_processes(program, unprivileged, source):
 
 def test_shortage_of_threads(program, unprivileged):
     check(program, of_threads + MAKE, "processes", **unprivileged)
+
+
+@pytest.mark.parametrize("call", ["schedule(tasks.wait_for_flag, args=[release])", "map(tasks.wait_for_flag, [release])"])
+def test_shortage_of_threads_for_telling(program, unprivileged, call):
+    """Whoever asks again is told of the end; what was refused is not kept."""
+    program_to_end = program(
+        f"""
+        import multiprocessing, resource, sys, tempfile
+        from concurrent.futures import as_completed, wait
+        import tasks
+        from pebble import ProcessPool
+        from support import Flag
+
+        def refused(call):
+            try:
+                call()
+            except OSError:
+                return True
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            told = []
+            with tempfile.TemporaryDirectory() as folder, ProcessPool(max_workers=1) as pool:
+                release = Flag(folder + "/release")
+                pool.schedule(int).result()
+                future = pool.{call}
+                hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+                resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+                for _ in range(2):
+                    assert refused(lambda: wait([future]))
+                    assert refused(lambda: future.add_done_callback(told.append))
+                resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+                future.add_done_callback(told.append)
+                assert not wait([future], timeout=0).done
+                release.set()
+                assert wait([future], timeout=10).done
+                assert list(as_completed([future], timeout=10)) == [future]
+            assert told == [future]
+        """,
+        **unprivileged,
+    )
+    assert program_to_end.end() == (0, "", "")
