@@ -330,9 +330,25 @@ pebble_error engine_tell(pebble_future *engine, future_lane lane,
                            : pebble_future_add_callback(engine, callback, context);
 }
 
+/* Where nobody comes to tell of the end: tells of it now, or raises. */
+static int watch_in_vain(future_object *self, future_lane lane, const char *why) {
+    if (!future_has_ended(self)) {
+        PyErr_SetString(PyExc_RuntimeError, why);
+        return -1;
+    }
+    future_announce(self, lane);
+    return 0;
+}
+
 int future_watch(future_object *self, future_lane lane) {
-    if (self->watched[lane] || self->announced[lane] || self->kind == FUTURE_PLAIN)
+    if (self->announced[lane] || self->kind == FUTURE_PLAIN)
         return 0;
+    pid_t process = interpreter_process();
+    if (self->watcher != 0 && self->watcher != process)
+        return watch_in_vain(self, lane, "future belongs to the parent process");
+    if (self->watched[lane])
+        return 0;
+    self->watcher = process;
     if (self->kind == FUTURE_MAP)
         return map_watch((map_future *)self, lane);
     if (self->engine == NULL) {

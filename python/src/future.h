@@ -40,7 +40,7 @@ typedef struct future_object {
     bool announced[LANES]; /* they have been told, or are being told */
     bool told;     /* _state tells of the end; with a condition it changes under that */
     pid_t pid;     /* once known */
-    pid_t watcher; /* the process that the engine was to call back in, or 0 */
+    pid_t watcher; /* the process whose engine was asked to call back, or 0 */
     pebble_future *engine; /* NULL once it is known, and if it never ran */
     outcome outcome;
     future_call *call;         /* or NULL */

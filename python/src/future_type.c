@@ -98,7 +98,9 @@ static PyObject *future_cancel(future_object *self, PyObject *unused) {
     if (self->kind == FUTURE_PLAIN)
         return call_base(self, "cancel", NULL);
     bool cancels;
-    if (self->engine != NULL && pebble_future_wait(self->engine, 0) == PEBBLE_ERR_FORKED)
+    pebble_future *engine =
+        self->kind == FUTURE_MAP ? map_open_engine((map_future *)self) : self->engine;
+    if (engine != NULL && pebble_future_wait(engine, 0) == PEBBLE_ERR_FORKED)
         return raise_engine_error(PEBBLE_ERR_FORKED);
     if (self->kind == FUTURE_MAP)
         cancels = map_cancel((map_future *)self);

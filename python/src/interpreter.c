@@ -16,6 +16,7 @@
  */
 #include "interpreter.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -34,6 +35,20 @@ static bool is_process_worker; /* one thread writes it, at its start */
 static bool has_printed;
 static bool is_executed_each; /* start method spawn */
 static const char *problem_text;
+static pid_t process;
+
+static void note_process(void) {
+    process = getpid();
+}
+
+int interpreter_note_process(void) {
+    note_process();
+    return pthread_atfork(NULL, NULL, note_process);
+}
+
+pid_t interpreter_process(void) {
+    return process;
+}
 
 bool interpreter_is_ending(void) {
     return atomic_load(&ending);

@@ -8,6 +8,12 @@ extern const pebble_hooks process_hooks;
 extern const pebble_hooks single_process_hooks; /* of concurrent.process under fork */
 extern const pebble_hooks thread_hooks;
 
+/* Once, before interpreter_process(): 0 or an errno. */
+int interpreter_note_process(void);
+
+/* getpid() without its system call. */
+pid_t interpreter_process(void);
+
 /* Puts our handler of SIGINT before Python's, if that is not so: where threads are started or the end of
  * futures is waited for. */
 void interpreter_precede_handler(void);

@@ -43,6 +43,10 @@ bool map_done(map_future *self) {
     return self->first_open == self->chunk_count;
 }
 
+pebble_future *map_open_engine(map_future *self) {
+    return map_done(self) ? NULL : self->chunks[self->first_open]->engine;
+}
+
 bool map_cancelled(map_future *self) {
     if (self->chunk_count == 0 || !(map_done(self) || self->base.cancel_accepted))
         return false;

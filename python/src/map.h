@@ -61,6 +61,7 @@ bool map_done(map_future *self);
 bool map_cancelled(map_future *self);
 bool map_running(map_future *self);
 bool map_cancel(map_future *self);
+pebble_future *map_open_engine(map_future *self); /* of a chunk that has not ended, or NULL */
 int map_watch(map_future *self, future_lane lane);
 /* For the first chunk's end, and if all was cancelled for that of all; as engine_wait(). */
 int map_wait_first(map_future *self, int64_t deadline_ns);

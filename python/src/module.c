@@ -195,6 +195,10 @@ static int execute(PyObject *module) {
     interpreter = PyInterpreterState_Get();
     if (import_names() < 0 || intern_names() < 0 || make_types(module) < 0)
         return -1;
+    if (interpreter_note_process() != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
     if (worker_register_functions() < 0) {
         PyErr_SetString(PyExc_ImportError, pebble_error_message());
         return -1;

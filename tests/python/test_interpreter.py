@@ -258,16 +258,25 @@ warnings.simplefilter("ignore")
 pool = ProcessPool(max_workers=1)
 threads = ThreadPool(max_workers=1)
 future, mapped = pool.schedule(sleep, args=(0.2,)), pool.map(value, range(3))
+watched = pool.schedule(hang), pool.map(hang, [None])
+assert not wait(watched, timeout=0).done
+called = []
+for each in watched:
+    each.add_done_callback(called.append)
 threads.schedule(int).result()
 child = os.fork()
 if child == 0:
     CHILD
 code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+for each in watched:
+    each.cancel()
+assert len(wait(watched).done) == 2
 tell(code, future.result(), list(mapped.result()), pool.schedule(value, args=(1,)).result())
 tell(threads.schedule(value, args=(1,)).result())
 for each in pool, threads:
     each.close()
     each.join()
+assert len(called) == 2
 """
 
 CHILDREN = {
@@ -281,7 +290,7 @@ CHILDREN = {
 
     def refuses(call):
         try:
-            eval(call, names)
+            eval(call, globals() | names)
         except RuntimeError:
             return True
 
@@ -297,6 +306,14 @@ CALLS = [
     "pool.join()",
     "future.result()",
     "future.cancel()",
+    "future.add_done_callback(print)",
+    "wait([future])",
+    "wait([future])",
+    "mapped.cancel()",
+    "wait([watched[0]])",
+    "list(as_completed([watched[1]]))",
+    "watched[0].add_done_callback(print)",
+    "watched[1].add_done_callback(print)",
     "threads.schedule(int)",
     "threads.stop()",
 ]
