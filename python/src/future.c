@@ -346,6 +346,10 @@ int future_watch(future_object *self, future_lane lane) {
     pid_t process = interpreter_process();
     if (self->watcher != 0 && self->watcher != process)
         return watch_in_vain(self, lane, "future belongs to the parent process");
+    if (interpreter_is_ending())
+        return watch_in_vain(self, lane,
+                             "the interpreter is ending: nobody is told of the future's "
+                             "end any more; result() waits for it");
     if (self->watched[lane])
         return 0;
     self->watcher = process;

@@ -130,6 +130,51 @@ def test_exit_keeps_its_code(program, end, code, in_errors):
     assert in_errors in errors
 
 
+def test_waiting_when_the_interpreter_ends(run, release):
+    """In a handler that runs after the package's: result() waits, all that would be told of it raises."""
+    output = run(f"""
+        import atexit, multiprocessing, sys
+        from concurrent.futures import as_completed, wait
+
+        def use():
+            for future in futures:
+                refuses(wait, [future])
+                refuses(lambda futures: next(as_completed(futures)), [future])
+                refuses(future.add_done_callback, print)
+            release.set()
+            print(futures[0].result(), list(futures[1].result()), futures[2].result())
+            assert wait(futures).done == set(futures)
+            assert set(as_completed(futures)) == set(futures)
+
+        def refuses(call, argument):
+            try:
+                call(argument)
+            except RuntimeError as error:
+                assert "the interpreter is ending" in str(error)
+            else:
+                assert False, call
+
+        if __name__ == "__main__":
+            atexit.register(use)
+
+        import tasks
+        from pebble import ProcessPool
+        from support import Flag
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            release = Flag({release.path!r})
+            pool = ProcessPool(max_workers=1)
+            futures = [
+                pool.schedule(tasks.wait_for_flag, args=(release, 1)),
+                pool.map(tasks.wait_for_flag, [release], [2]),
+                pool.schedule(tasks.wait_for_flag, args=(release, 3)),
+            ]
+            assert not wait(futures[:1], timeout=0).done
+        """)
+    assert output == "1 [2] 3\n"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_a_program_that_is_killed(program, signum):
     process = program(script("""
