@@ -66,6 +66,9 @@ def prepare_workers() -> None:
     module._parent_process = _Program(*_program)
     module._process_counter = itertools.count(1)
     multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    threads: Any = threading
+    if isinstance(threads.main_thread(), threads._DummyThread):  # forked by a thread of the engine
+        threads._main_thread = threads._MainThread()  # which _shutdown() can end
     _prepared_by = os.getpid()
 
 

@@ -7,6 +7,7 @@ condition `not_empty`, which is given a class that tells those who watch it, too
 
 import queue
 import threading
+import time
 import weakref
 from typing import Any, Dict, List, Optional, Sequence, Set, Type, Union
 
@@ -178,18 +179,34 @@ def waitforqueues(
     for each in waited:
         if not isinstance(each, queue.Queue):
             raise TypeError(f"queues must hold queue.Queue, not {type(each).__name__}")
+    deadline = None if limit is None else time.monotonic() + limit
+    ready = _ready(waited)
+    if ready or not waited:
+        return ready
     event = threading.Event()
     try:
         for each in waited:
             with each.mutex:
-                if each._qsize():
-                    event.set()
-                else:
-                    _watch(each.not_empty, event)
-        if waited:
-            event.wait(limit)
+                _watch(each.not_empty, event)
+        return _wait_until_ready(waited, event, deadline)
     finally:
         for each in waited:
             with each.mutex:
                 _unwatch(each.not_empty, event)
-    return [each for each in waited if each.qsize()]
+
+
+def _wait_until_ready(
+    queues: "List[queue.Queue[Any]]", event: threading.Event, deadline: Optional[float]
+) -> "List[queue.Queue[Any]]":
+    """An item that the event tells of may be somebody else's by the time that one looks."""
+    while True:
+        event.clear()
+        ready = _ready(queues)
+        left = None if deadline is None else deadline - time.monotonic()
+        if ready or (left is not None and left <= 0):
+            return ready
+        event.wait(left)
+
+
+def _ready(queues: "List[queue.Queue[Any]]") -> "List[queue.Queue[Any]]":
+    return [each for each in queues if each.qsize()]

@@ -5,6 +5,8 @@ import time
 import pytest
 from pebble import waitforqueues, waitforthreads
 
+from support import eventually
+
 
 @pytest.fixture
 def blocked():
@@ -203,6 +205,25 @@ def test_waiting_and_getting_threads_both_wake(make_queue):
     watched.put(1)
     getter.join()
     assert got == [1]
+
+
+def test_an_item_that_another_takes(make_queue):
+    """It is there and gone under the queue's lock; the wait goes on to the next."""
+    watched, results = make_queue(), []
+    waiter = threading.Thread(
+        target=lambda: results.append(waitforqueues([watched], timeout=10))
+    )
+    waiter.start()
+    assert eventually(lambda: type(watched.not_empty) is not threading.Condition)
+    with watched.mutex:
+        watched._put(1)
+        watched.not_empty.notify()
+        watched._get()
+    waiter.join(0.05)
+    assert waiter.is_alive()
+    watched.put(2)
+    waiter.join()
+    assert results == [[watched]]
 
 
 def test_a_stream_of_items(make_queue):
