@@ -66,10 +66,18 @@ def prepare_workers() -> None:
     module._parent_process = _Program(*_program)
     module._process_counter = itertools.count(1)
     multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
-    threads: Any = threading
-    if isinstance(threads.main_thread(), threads._DummyThread):  # forked by a thread of the engine
-        threads._main_thread = threads._MainThread()  # which _shutdown() can end
+    _forget_threads()
     _prepared_by = os.getpid()
+
+
+def _forget_threads() -> None:
+    """The thread that forked is the only one, and the main one; _shutdown() has to be able to end it."""
+    module: Any = threading
+    if isinstance(module.main_thread(), module._DummyThread):  # the engine had started it
+        module._main_thread = module._MainThread()
+    executors: Any = sys.modules.get("concurrent.futures.thread")
+    if executors is not None:  # at the end it would join itself, if it was an executor's
+        executors._threads_queues.clear()
 
 
 def start_process(name: str) -> None:

@@ -425,6 +425,16 @@ def run_command():
     return subprocess.run(["echo", "x"], stdout=subprocess.PIPE, check=True).stdout
 
 
+def set_flag_in_a_thread(release, flag):
+    """It outlasts the task."""
+
+    def set_flag_later():
+        assert release.wait()
+        flag.set()
+
+    threading.Thread(target=set_flag_later).start()
+
+
 def set_flag_at_exit(flag):
     multiprocessing.util.Finalize(None, flag.set, exitpriority=10)
 

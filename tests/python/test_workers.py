@@ -102,6 +102,43 @@ def test_exit_handlers_run_when_max_tasks_are_done(make_flag):
         assert flag.wait()
 
 
+FORKERS = {
+    "main": "serve()",
+    "thread": "thread = threading.Thread(target=serve); thread.start(); thread.join()",
+    "executor": "with ThreadPoolExecutor(1) as pool: pool.submit(serve).result()",
+    "pool's thread": "with ThreadPool(1) as pool: pool.schedule(serve).result()",
+    "decorated": "concurrent.thread(serve)().result()",
+    "callback": "with ProcessPool(1) as pool: pool.schedule(int).add_done_callback(serve)",
+}
+
+
+@pytest.mark.parametrize("forker", FORKERS)
+def test_threads_of_tasks_are_waited_for(run, make_flag, forker):
+    """Whatever thread made the pool's first call: in its workers that one is the main thread."""
+    release, flag = make_flag("release"), make_flag("flag")
+    run(f"""
+        import multiprocessing, sys, threading
+        from concurrent.futures import ThreadPoolExecutor
+        import tasks
+        from pebble import ProcessPool, ThreadPool, concurrent
+        from support import Flag
+
+        def serve(*_):
+            threading.current_thread()
+            with ProcessPool(max_workers=1) as pool:
+                flags = Flag({release.path!r}), Flag({flag.path!r})
+                pool.schedule(tasks.set_flag_in_a_thread, args=flags).result()
+                assert pool.schedule(tasks.describe_process).result()["main thread"]
+                pool.close()
+                flags[0].set()
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            {FORKERS[forker]}
+        """)
+    assert flag.is_set()
+
+
 def test_streams_are_flushed(run):
     output = run("""
         import multiprocessing, sys
