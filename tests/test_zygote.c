@@ -309,9 +309,13 @@ static void test_new_zygote_whose_fork_blocks(void **state) {
     pebble_pool *other = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
     pid_t zygote = take_int(schedule(pool, tell_zygote, NULL, 0, 0));
     expect_end(schedule(other, nothing, NULL, 0, 0), PEBBLE_OK);
+    pebble_future *running = schedule(pool, sleep_long, NULL, 0, 0);
+    pebble_future *future = schedule(pool, nothing, NULL, 0, 0);
+    while (pebble_future_state(running) == PEBBLE_PENDING)
+        usleep(1000);
     atomic_store(&forks_block, true);
     process_kill(zygote);
-    pebble_future *future = schedule(pool, nothing, NULL, 0, 0);
+    expect_end(running, PEBBLE_ERR_TASK_EXPIRED);
     expect_end(schedule(other, sleep_long, NULL, 0, PEBBLE_MILLISECONDS(100)),
                PEBBLE_ERR_TASK_TIMEOUT);
     assert_false(pebble_future_done(future));
