@@ -158,6 +158,7 @@ PyObject *run_process(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "run_process() takes 8 arguments");
         return NULL;
     }
+    deferred_drain(); /* what ended meanwhile, also if the main thread does not get to it */
     if (argument_limit(args[3], "timeout", &limit_ns) < 0 ||
         argument_start_method(args[5], &options.start_method) < 0)
         return NULL;

@@ -5,6 +5,7 @@
 #include "interpreter.h"
 
 static _Atomic(deferred *) list;
+static _Thread_local bool drains_next;
 
 static int drain_pending(void *context) {
     (void)context;
@@ -19,11 +20,16 @@ void deferred_push(void *context) {
         entry->next = head;
     while (!atomic_compare_exchange_weak_explicit(
         &list, &head, entry, memory_order_release, memory_order_relaxed));
-    if (head == NULL && !interpreter_is_ending() && !PyGILState_Check())
+    if (head == NULL && !drains_next && !interpreter_is_ending())
         Py_AddPendingCall(drain_pending, NULL);
 }
 
+void deferred_drain_next(void) {
+    drains_next = true;
+}
+
 void deferred_drain(void) {
+    drains_next = false;
     if (atomic_load_explicit(&list, memory_order_relaxed) == NULL)
         return;
     deferred *entry = atomic_exchange_explicit(&list, NULL, memory_order_acquire);

@@ -249,6 +249,7 @@ int thread_chunk(pebble_task *task, const void *input, size_t input_size) {
     }
     Py_DECREF(function);
     Py_DECREF(list);
+    deferred_drain_next();
     return 0;
 }
 

@@ -31,6 +31,7 @@ int thread_call(pebble_task *task, const void *input, size_t input_size) {
     Py_DECREF(args);
     Py_XDECREF(kwargs);
     self->outcome = result;
+    deferred_drain_next();
     return 0;
 }
 

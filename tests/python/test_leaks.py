@@ -332,6 +332,46 @@ def test_a_finished_future_is_freed_at_once(any_pool):
         gc.enable()
 
 
+def poll(asks):
+    """A use of futures: asking all of them again and again until each has ended."""
+
+    def use(futures):
+        while not all(map(asks, futures)):
+            pass
+
+    return use
+
+
+USES = {
+    "wait": concurrent.futures.wait,
+    "as_completed": lambda futures: list(concurrent.futures.as_completed(futures)),
+    "result": lambda futures: [future.result() for future in futures],
+    "done": poll(ProcessFuture.done),
+    "running": poll(lambda future: not future.running() and future.done()),
+    "state": poll(lambda future: future._state == "FINISHED"),
+}
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True], ids=["main thread", "other thread"])
+@pytest.mark.parametrize("use", USES)
+def test_finished_futures_of_processes_are_freed(use, in_a_thread):
+    references = []
+
+    def call():
+        for _ in range(5):
+            futures = [tasks.remote_add(n) for n in range(3)]
+            USES[use](futures)
+            references.extend(map(weakref.ref, futures))
+
+    if in_a_thread:
+        caller = threading.Thread(target=call)
+        caller.start()
+        caller.join()
+    else:
+        call()
+    assert eventually(lambda: not any(reference() for reference in references))
+
+
 def test_results_are_freed_with_their_map(thread_pool):
     class Element:
         pass
