@@ -219,6 +219,10 @@ static int load_result(map_chunk *chunk, pebble_future *engine, const char *data
         return load_pieces(chunk, data, size - 1);
     if (outcome_load(&whole, engine, data, size) < 0)
         return -1;
+    if (whole.value != NULL && chunk->count != 1) {
+        outcome_clear(&whole);
+        return chunk_damaged(chunk);
+    }
     if (whole.value != NULL) { /* of one element alone */
         chunk->list = PyList_New(1);
         if (chunk->list == NULL) {

@@ -5,12 +5,13 @@ import ctypes
 import os
 import random
 import signal
+import threading
 
 import pytest
 from pebble import ProcessExpired
 
 import tasks
-from support import gone
+from support import gone, outcomes
 
 # ---- Tasks ----
 
@@ -68,6 +69,29 @@ def overwrite_and_return(seed):
     return seed
 
 
+LAST = b"the last of the chunk's elements"
+END = LAST + b"\x94e.\x03"  # of a chunk's pickled list, with the byte that tells its form
+
+
+def change_form(form, changed):
+    """Waits until the worker has written a chunk's list, and says that it is something else."""
+    places = []
+    while not places:
+        for start, size, permissions in shared_memory():
+            if "w" in permissions:
+                at = ctypes.string_at(start, size).find(END)
+                places += [start + at + len(END) - 1] * (at >= 0)
+    ctypes.memset(places[0], form, 1)
+    changed.set()
+
+
+def element(form, changed):
+    if form is None:
+        return None
+    threading.Thread(target=change_form, args=(form, changed), daemon=True).start()
+    return LAST
+
+
 # ---- Tests ----
 
 
@@ -120,6 +144,16 @@ def test_overwritten_before_the_result(process_pool, other_worker, seed):
         assert gone(future.pid)
     futures = [process_pool.schedule(tasks.value, args=(n,)) for n in range(50)]
     assert [each.result() for each in futures] == list(range(50))
+
+
+@pytest.mark.parametrize("form", [0, 1, 2, 4, 5, 255])
+def test_a_list_that_is_said_to_be_something_else(process_pool, other_worker, make_flag, form):
+    changed = make_flag("changed")
+    future = process_pool.map(element, [None, None, form], [changed] * 3, chunksize=3)
+    assert changed.wait()
+    found = outcomes(future.result())
+    assert [type(each) for each in found] == [RuntimeError] * 3
+    assert all("damaged" in str(each) for each in found)
 
 
 def test_tasks_are_out_of_reach(process_pool, other_worker):
