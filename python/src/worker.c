@@ -41,15 +41,31 @@ static PyObject *exception_text_or_less(PyObject *exception) {
     return text;
 }
 
-/* Pickles an exception behind what to holds; if that fails, the reason why. */
+/* What can be pickled in any case. */
+static PyObject *plain_exception(PyObject *exception, PyObject *reason) {
+    PyObject *text = PyUnicode_FromFormat(
+        "the exception %.200s could not be pickled, nor the reason why, %.200s",
+        Py_TYPE(exception)->tp_name, Py_TYPE(reason)->tp_name);
+    PyObject *plain = text != NULL ? PyObject_CallOneArg(PyExc_RuntimeError, text) : NULL;
+    Py_XDECREF(text);
+    return plain;
+}
+
+/* Pickles an exception into an empty writer to memory; if that fails, the reason why; if that fails, too,
+ * one that tells of both. -1 with an exception: there was no memory. */
 static int dump_exception(pickle_writer *writer, PyObject *exception) {
-    size_t before = writer->to->size;
     if (writer_dump(writer, exception) == 0)
         return 0;
-    if (writer->to->task == NULL)
-        writer->to->size = before;
     PyObject *reason = exception_take();
+    sink_reset(writer->to, NULL);
     int failed = writer_dump(writer, reason);
+    if (failed < 0) {
+        PyErr_Clear();
+        sink_reset(writer->to, NULL);
+        PyObject *plain = plain_exception(exception, reason);
+        failed = plain != NULL ? writer_dump(writer, plain) : -1;
+        Py_XDECREF(plain);
+    }
     Py_DECREF(reason);
     return failed;
 }
@@ -100,7 +116,7 @@ static int finish_with_error(pebble_task *task, size_t written, PyObject *except
     if (no_memory)
         reserve_renew();
     if (failed < 0)
-        return pebble_task_fail(task, no_memory ? ENOMEM : 1,
+        return pebble_task_fail(task, ENOMEM,
                                 "there was no memory to tell what the task raised");
     pebble_task_write(task, &place, sizeof place);
     return (int)pebble_task_write(task, &form, 1);

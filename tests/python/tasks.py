@@ -294,6 +294,25 @@ class LoadFailsError(LoadFails, Exception):
     pass
 
 
+class NeverDumped(Exception):
+    """Why it cannot be pickled cannot be pickled either."""
+
+    def __reduce__(self):
+        raise NeverDumped
+
+
+def raise_never_dumped(*_):
+    raise NeverDumped
+
+
+class RaisesNeverDumped:
+    def __init__(self, *_):
+        pass
+
+    def __reduce__(self):
+        raise_never_dumped()
+
+
 class DumpDies:
     def __reduce__(self):
         os._exit(5)

@@ -5,7 +5,7 @@ import pytest
 from pebble import ProcessPool, RemoteTraceback
 
 import tasks
-from support import start_workers
+from support import outcomes, start_workers
 
 # What pickle may raise about a thing that it cannot save.
 UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError)
@@ -172,6 +172,28 @@ def test_an_exception_that_fails_to_dump(process_pool):
     assert isinstance(error, ValueError) and error.args == ("dump",)
     assert isinstance(error.__cause__, RemoteTraceback)
     assert "DumpFailsError" in str(error.__cause__)
+
+
+def assert_tells_of_both(error):
+    assert type(error) is RuntimeError
+    assert str(error).count("NeverDumped") == 2
+    assert "in raise_never_dumped" in error.traceback and "NeverDumped" in error.traceback
+
+
+def test_an_exception_of_which_not_even_the_reason_can_be_dumped(process_pool):
+    assert_tells_of_both(error_of(process_pool, tasks.raise_never_dumped))
+
+
+def test_a_result_of_which_not_even_the_reason_can_be_dumped(process_pool):
+    assert_tells_of_both(error_of(process_pool, tasks.make, tasks.RaisesNeverDumped))
+
+
+def test_elements_of_which_not_even_the_reason_can_be_dumped(process_pool):
+    kinds = [tasks.Counter, tasks.RaisesNeverDumped]
+    future = process_pool.map(tasks.make, kinds, [1, 2], chunksize=2)
+    first, second = outcomes(future.result())
+    assert first.start == 1
+    assert_tells_of_both(second)
 
 
 def test_an_exception_that_fails_to_load(process_pool):
