@@ -52,7 +52,8 @@ PyObject *call_on_processes(pebble_pool *pool, PyObject *function, PyObject *arg
         return NULL;
     if (write_call(&writer, function, args, kwargs) < 0) {
         writer_release(&writer);
-        if (!pebble_pool_active(pool)) { /* that comes first, and tells why */
+        if (PyErr_ExceptionMatches(PyExc_Exception) &&
+            !pebble_pool_active(pool)) { /* that comes first, and tells why */
             PyErr_Clear();
             PyErr_SetString(PyExc_RuntimeError, "the pool is closed, stopped or broken");
             return NULL;

@@ -111,6 +111,8 @@ static int load_outcome(pebble_future *engine, outcome *found, bool *cancelled) 
     }
     if (!*cancelled) {
         found->error = exception_of_failure(failure);
+        if (found->error == NULL && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+            return -1;
         if (found->error == NULL)
             found->error = exception_take();
     }
@@ -203,7 +205,8 @@ int future_wait_known(future_object *self, PyObject *timeout) {
 
 /* ---- Telling of it ---- */
 
-static void log_callback_error(future_object *self) {
+/* -1 with an exception from outside. */
+static int log_callback_error(future_object *self) {
     PyObject *done, *exception = exception_take();
     PyObject *log = PyObject_GetAttrString(names.logger, "error");
     PyObject *args = Py_BuildValue("(sO)", "exception calling callback for %r", self);
@@ -212,21 +215,19 @@ static void log_callback_error(future_object *self) {
         done = PyObject_Call(log, args, kwargs);
         Py_XDECREF(done);
     }
-    PyErr_Clear();
     Py_XDECREF(kwargs);
     Py_XDECREF(args);
     Py_XDECREF(log);
     Py_DECREF(exception);
+    return exception_forget();
 }
 
 /* An Exception is logged. -1 with any other, as in concurrent.futures. */
 int future_call_back(future_object *self, PyObject *callback) {
     PyObject *done = PyObject_CallOneArg(callback, (PyObject *)self);
-    if (done == NULL && !PyErr_ExceptionMatches(PyExc_Exception))
-        return -1;
     if (done == NULL)
-        log_callback_error(self);
-    Py_XDECREF(done);
+        return PyErr_ExceptionMatches(PyExc_Exception) ? log_callback_error(self) : -1;
+    Py_DECREF(done);
     return 0;
 }
 
@@ -242,7 +243,16 @@ static bool has_error(future_object *self) {
            outcome_is_error(data, size);
 }
 
-static void tell_waiters(future_object *self) {
+/* The exception that is set: the first one is kept for whoever is to raise it (trouble; NULL: nobody),
+ * others are logged. */
+static void note_trouble(future_object *self, PyObject **trouble) {
+    if (trouble != NULL && *trouble == NULL)
+        *trouble = exception_take();
+    else if (log_callback_error(self) < 0)
+        PyErr_WriteUnraisable((PyObject *)self);
+}
+
+static void tell_waiters(future_object *self, PyObject **trouble) {
     static const char *const methods[] = {"add_result", "add_exception", "add_cancelled"};
     int end = future_is_cancelled(self) ? 2 : has_error(self);
     PyErr_Clear();
@@ -251,40 +261,41 @@ static void tell_waiters(future_object *self) {
         PyObject *waiter = Py_NewRef(PyList_GET_ITEM(waiters, i));
         PyObject *done = PyObject_CallMethod(waiter, methods[end], "O", self);
         if (done == NULL)
-            PyErr_WriteUnraisable(waiter);
+            note_trouble(self, trouble);
         Py_XDECREF(done);
         Py_DECREF(waiter);
     }
 }
 
-static void notify_condition(future_object *self, PyObject *condition) {
+static void notify_condition(future_object *self, PyObject *condition,
+                             PyObject **trouble) {
     PyObject *done = PyObject_CallMethod(condition, "acquire", NULL);
     if (done == NULL) {
-        PyErr_WriteUnraisable(condition);
+        note_trouble(self, trouble);
         return;
     }
     Py_DECREF(done);
     self->told = true;
-    tell_waiters(self);
+    tell_waiters(self, trouble);
     static const char *const methods[] = {"notify_all", "release"};
     for (int i = 0; i < 2; i++) {
         done = PyObject_CallMethod(condition, methods[i], NULL);
         if (done == NULL)
-            PyErr_WriteUnraisable(condition);
+            note_trouble(self, trouble);
         Py_XDECREF(done);
     }
 }
 
-static void announce_to_waiters(future_object *self) {
+static void announce_to_waiters(future_object *self, PyObject **trouble) {
     if (self->announced[WAITERS])
         return;
     self->announced[WAITERS] = true;
     if (future_audience_of(self)->condition != NULL)
-        notify_condition(self, self->audience->condition);
+        notify_condition(self, self->audience->condition, trouble);
     self->told = true;
 }
 
-static void announce_to_callbacks(future_object *self) {
+static void announce_to_callbacks(future_object *self, PyObject **trouble) {
     if (self->announced[CALLBACKS])
         return;
     self->announced[CALLBACKS] = true;
@@ -293,23 +304,41 @@ static void announce_to_callbacks(future_object *self) {
         self->audience->callbacks = NULL;
     for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
         if (future_call_back(self, PyList_GET_ITEM(callbacks, i)) < 0)
-            log_callback_error(self); /* nobody else is there to take it */
+            note_trouble(self, trouble);
     }
     Py_XDECREF(callbacks);
 }
 
-void future_announce(future_object *self, future_lane lane) {
-    announce_to_waiters(self);
+static void announce_to(future_object *self, future_lane lane, PyObject **trouble) {
+    announce_to_waiters(self, trouble);
     if (lane == CALLBACKS)
-        announce_to_callbacks(self);
+        announce_to_callbacks(self, trouble);
 }
 
-/* From the engine, with the reference that future_watch() took. */
+int future_announce(future_object *self, future_lane lane) {
+    PyObject *trouble = NULL;
+    announce_to(self, lane, &trouble);
+    if (trouble == NULL)
+        return 0;
+    exception_raise(trouble);
+    Py_DECREF(trouble);
+    return -1;
+}
+
+void future_announce_alone(future_object *self, future_lane lane) {
+    announce_to(self, lane, NULL);
+}
+
+/* From the engine, with the reference that future_watch() took. If that finds that the future has ended,
+ * it is called in there, and what is raised is the caller's: it may be Ctrl-C. */
 static void announce(void *context, future_lane lane) {
     PyGILState_STATE state;
     if (!thread_enter(&state))
         return;
-    future_announce(context, lane);
+    if (state == PyGILState_UNLOCKED)
+        future_announce_alone(context, lane);
+    else
+        future_announce(context, lane);
     Py_DECREF(context);
     thread_leave(state);
 }
@@ -336,8 +365,7 @@ static int watch_in_vain(future_object *self, future_lane lane, const char *why)
         PyErr_SetString(PyExc_RuntimeError, why);
         return -1;
     }
-    future_announce(self, lane);
-    return 0;
+    return future_announce(self, lane);
 }
 
 int future_watch(future_object *self, future_lane lane) {
@@ -355,10 +383,8 @@ int future_watch(future_object *self, future_lane lane) {
     self->watcher = process;
     if (self->kind == FUTURE_MAP)
         return map_watch((map_future *)self, lane);
-    if (self->engine == NULL) {
-        future_announce(self, lane);
-        return 0;
-    }
+    if (self->engine == NULL)
+        return future_announce(self, lane);
     self->watched[lane] = true;
     interpreter_precede_handler();
     pebble_future *engine = pebble_future_ref(self->engine);
@@ -367,7 +393,7 @@ int future_watch(future_object *self, future_lane lane) {
                     Py_NewRef(self));
     pebble_future_unref(engine);
     if (error == PEBBLE_OK)
-        return 0;
+        return PyErr_Occurred() ? -1 : 0;
     self->watched[lane] = false;
     Py_DECREF(self);
     raise_engine_error(error);

@@ -87,7 +87,7 @@ int future_become_known(future_object *self);
  * CancelledError, what else concerns the caller. */
 int future_wait_known(future_object *self, PyObject *timeout);
 
-/* Has the engine tell them of the end. -1 with an exception. */
+/* Has the engine tell them of the end; tells them at once if it has ended. -1 with an exception. */
 int future_watch(future_object *self, future_lane lane);
 
 /* pebble_future_add_waker() or pebble_future_add_callback(). */
@@ -100,7 +100,11 @@ int future_call_back(future_object *self, PyObject *callback);
 /* Waits for the engine's future, interruptibly. 1: ended, 0: deadline, -1 with an exception. */
 int engine_wait(pebble_future *engine, int64_t deadline_ns);
 
-/* Everything has ended: tells waiters, and then, in their lane, callbacks. Any thread, with the GIL. */
-void future_announce(future_object *self, future_lane lane);
+/* Everything has ended: tells waiters, and then, in their lane, callbacks. Any thread, with the GIL.
+ * All are told; -1 with the first exception: if this runs in a call, it is the caller's. */
+int future_announce(future_object *self, future_lane lane);
+
+/* The same in a thread of the engine, where nobody else is there to take an exception: it is logged. */
+void future_announce_alone(future_object *self, future_lane lane);
 
 #endif

@@ -309,10 +309,8 @@ static PyObject *state_of(future_object *self) {
 /* " returned int", " raised ValueError", or nothing: as concurrent.futures writes it. */
 static PyObject *describe_outcome(future_object *self) {
     if (self->kind != FUTURE_TASK || !future_has_ended(self) ||
-        future_become_known(self) < 0 || self->was_cancelled) {
-        PyErr_Clear();
-        return PyUnicode_FromString("");
-    }
+        future_become_known(self) < 0 || self->was_cancelled)
+        return exception_forget() == 0 ? PyUnicode_FromString("") : NULL;
     PyObject *object =
         self->outcome.error != NULL ? self->outcome.error : self->outcome.value;
     PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "__name__");
@@ -355,6 +353,9 @@ static PyObject *get_condition(future_object *self, void *unused) {
     if (audience == NULL)
         return NULL;
     if (audience->condition == NULL) {
+        /* Nobody can wait yet. Telling of it later, in here, would run Python code. */
+        if (future_has_ended(self) && future_announce(self, WAITERS) < 0)
+            return NULL;
         PyObject *condition = PyObject_CallNoArgs(names.condition);
         if (condition == NULL)
             return NULL;

@@ -79,17 +79,13 @@ bool map_cancel(map_future *self) {
     return cancels;
 }
 
-static void map_ended(map_future *self, future_lane lane) {
-    future_announce(&self->base, lane);
-    Py_DECREF(self);
-}
-
-/* From the engine. */
+/* From the engine, in a thread of its own: while map_watch() is not over it counts as one more. */
 static void chunk_ended(map_future *self, future_lane lane) {
     PyGILState_STATE state;
     if (atomic_fetch_sub(&self->open[lane], 1) != 1 || !thread_enter(&state))
         return;
-    map_ended(self, lane);
+    future_announce_alone(&self->base, lane);
+    Py_DECREF(self);
     thread_leave(state);
 }
 
@@ -106,7 +102,7 @@ static void chunk_calls_back(pebble_future *engine, void *context) {
 int map_watch(map_future *self, future_lane lane) {
     pebble_error error = PEBBLE_OK;
     if (atomic_load(&self->open[lane]) == 0) { /* else an earlier call has failed midway */
-        Py_INCREF(self);                       /* for map_ended() */
+        Py_INCREF(self);                       /* for chunk_ended() */
         atomic_store(&self->open[lane], 1);
     }
     self->base.watched[lane] = true;
@@ -124,15 +120,18 @@ int map_watch(map_future *self, future_lane lane) {
             atomic_fetch_sub(&self->open[lane], 1);
         }
     }
-    if (error == PEBBLE_OK) {
-        if (atomic_fetch_sub(&self->open[lane], 1) == 1)
-            map_ended(self, lane);
-        return 0;
+    /* If not all could be set up, those that could still refer to the map: it stays. The next call goes on
+     * from here. */
+    if (error != PEBBLE_OK) {
+        self->base.watched[lane] = false;
+        raise_engine_error(error);
+        return -1;
     }
-    /* Those that could be set up still refer to the map: it stays. The next call goes on from here. */
-    self->base.watched[lane] = false;
-    raise_engine_error(error);
-    return -1;
+    if (atomic_fetch_sub(&self->open[lane], 1) != 1)
+        return 0;
+    int failed = future_announce(&self->base, lane);
+    Py_DECREF(self);
+    return failed;
 }
 
 /* ---- What a chunk's elements are ---- */

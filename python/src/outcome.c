@@ -51,10 +51,11 @@ PyObject *exception_text(PyObject *exception) {
     return text;
 }
 
-/* An exception may refuse attributes: then it goes without. */
-static void set_traceback_text(PyObject *exception, PyObject *text) {
-    if (text == NULL || PyObject_SetAttr(exception, names.str_traceback, text) < 0)
-        PyErr_Clear();
+int exception_forget(void) {
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        return -1;
+    PyErr_Clear();
+    return 0;
 }
 
 PyObject *timeout_exception(const char *text, int64_t limit_ns) {
@@ -135,16 +136,26 @@ int outcome_load_value(outcome *self, const void *data, size_t size) {
     return self->value != NULL ? 0 : take_load_error(self);
 }
 
-/* Shows the remote traceback: as an attribute, and wherever the exception is printed. */
-static void attach_remote_traceback(PyObject *exception, const char *text, size_t size) {
-    PyObject *string = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "replace");
-    PyObject *cause =
-        string != NULL ? PyObject_CallOneArg(names.remote_traceback, string) : NULL;
-    set_traceback_text(exception, string);
+static int set_remote_traceback(PyObject *exception, PyObject *text) {
+    PyObject *cause = PyObject_CallOneArg(names.remote_traceback, text);
     if (cause != NULL)
         PyException_SetCause(exception, cause); /* takes it */
-    PyErr_Clear();
-    Py_XDECREF(string);
+    else if (exception_forget() < 0)
+        return -1;
+    if (PyObject_SetAttr(exception, names.str_traceback, text) == 0)
+        return 0;
+    return exception_forget(); /* some exceptions refuse attributes */
+}
+
+/* Shows the remote traceback: as an attribute, and wherever the exception is printed. -1 with an exception
+ * from outside. */
+static int attach_remote_traceback(PyObject *exception, const char *text, size_t size) {
+    PyObject *string = PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, "replace");
+    if (string == NULL)
+        return exception_forget();
+    int failed = set_remote_traceback(exception, string);
+    Py_DECREF(string);
+    return failed;
 }
 
 static int damaged(outcome *self) {
@@ -181,8 +192,10 @@ int outcome_load_error(outcome *self, const void *data, size_t size) {
         Py_DECREF(exception);
         self->error = exception_take();
     }
-    attach_remote_traceback(self->error, text, (size_t)header.text_size);
-    return 0;
+    int failed = attach_remote_traceback(self->error, text, (size_t)header.text_size);
+    if (failed < 0)
+        outcome_clear(self);
+    return failed;
 }
 
 static void unref_engine(void *engine) {

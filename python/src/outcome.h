@@ -16,6 +16,10 @@ int outcome_visit(const outcome *self, visitproc visit, void *arg);
 /* Takes the exception that is set, with its traceback. */
 PyObject *exception_take(void);
 
+/* Drops the exception that is set. -1 if it came from outside (KeyboardInterrupt): it stays, and is the
+ * caller's. */
+int exception_forget(void);
+
 /* Sets the exception for being raised: another reference to it. Returns NULL. */
 PyObject *exception_raise(PyObject *exception);
 

@@ -122,6 +122,18 @@ def test_cause_shows_the_remote_traceback(process_pool):
     assert "raise kind(*args)" in shown
 
 
+def test_ctrl_c_while_the_traceback_is_attached(process_pool, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    future = process_pool.schedule(tasks.fail)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RemoteTraceback, "__init__", interrupted)
+        future.result()
+    assert isinstance(future.exception(), ValueError)
+    assert isinstance(future.exception().__cause__, RemoteTraceback)
+
+
 def test_remote_causes_are_in_the_traceback(process_pool):
     error = error_of(
         process_pool, tasks.fail_from, ValueError("effect"), KeyError("cause")

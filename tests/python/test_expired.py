@@ -47,6 +47,17 @@ def test_abort(process_pool):
     assert "SIGABRT" in str(error)
 
 
+def test_ctrl_c_while_the_error_is_made(process_pool, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    future = process_pool.schedule(tasks.die)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ProcessExpired, "__init__", interrupted)
+        future.result()
+    assert isinstance(future.exception(), ProcessExpired)
+
+
 def test_message_of_the_specification(process_pool):
     error = expired(process_pool.schedule(tasks.die, args=(3,)))
     assert ("%s. Exit code: %d" % (error, error.exitcode)).endswith("Exit code: 3")

@@ -1,6 +1,7 @@
 import asyncio
 import concurrent.futures
 import gc
+import logging
 import threading
 import weakref
 from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, InvalidStateError
@@ -142,6 +143,84 @@ def test_waiting_for_pools_of_both_kinds_and_others(process_pool, thread_pool):
 def test_waiting_for_maps(any_pool):
     futures = [any_pool.map(tasks.value, range(10)) for _ in range(3)]
     assert set(concurrent.futures.as_completed(futures, 10)) == set(futures)
+
+
+# ---- Ctrl-C where Python code runs, in the thread that asks ----
+
+
+@pytest.fixture
+def interrupts(monkeypatch):
+    """Ctrl-C comes whenever a condition tells those who wait: one entry for each time."""
+    sent = []
+
+    def notify_all(condition):
+        sent.append(condition)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Condition, "notify_all", notify_all)
+    return sent
+
+
+def ended_task(pool):
+    future = pool.schedule(int)
+    future.result()
+    return future
+
+
+def ended_map(pool):
+    future = pool.map(tasks.value, range(3))
+    list(future.result())
+    return future
+
+
+@pytest.mark.parametrize("make", [ended_task, ended_map])
+def test_ctrl_c_in_a_wait_for_what_has_ended(any_pool, interrupts, make):
+    caught = 0
+    for _ in range(3):
+        try:
+            concurrent.futures.wait([make(any_pool)])
+        except KeyboardInterrupt:
+            caught += 1
+    assert caught == len(interrupts)
+
+
+def held_task(pool, *flags):
+    return pool.schedule(tasks.hold, args=flags)
+
+
+def held_map(pool, *flags):
+    return pool.map(tasks.hold, *([flag] for flag in flags))
+
+
+@pytest.mark.parametrize("make", [held_task, held_map])
+def test_ctrl_c_in_a_wait_for_what_ends_just_then(
+    any_pool, started, release, interrupts, monkeypatch, make
+):
+    future = make(any_pool, started, release)
+    make_condition = threading.Condition.__init__
+
+    def end_meanwhile(condition, *args):
+        release.set()
+        while not future.done():
+            pass
+        make_condition(condition, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Condition, "__init__", end_meanwhile)
+        with pytest.raises(KeyboardInterrupt):
+            concurrent.futures.wait([future])
+    assert len(interrupts) == 1
+    assert concurrent.futures.wait([future]).done == {future}
+
+
+def test_ctrl_c_while_a_callbacks_error_is_logged(any_pool, monkeypatch):
+    def interrupted(record):
+        raise KeyboardInterrupt
+
+    future = ended_task(any_pool)
+    monkeypatch.setattr(logging.getLogger("concurrent.futures"), "handle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        future.add_done_callback(tasks.fail)
 
 
 # ---- asyncio ----
