@@ -29,11 +29,14 @@ static int write_call(pickle_writer *writer, PyObject *function, PyObject *args,
         header.function_size = (uint32_t)PyBytes_GET_SIZE(pickled);
         payload = kwargs != NULL ? PyTuple_Pack(2, args, kwargs) : Py_NewRef(args);
     }
-    if (payload == NULL)
+    if (payload == NULL) {
+        Py_XDECREF(pickled);
         return -1;
+    }
     int failed = sink_append(writer->to, &header, sizeof header);
     if (failed == 0 && pickled != NULL)
         failed = sink_append(writer->to, PyBytes_AS_STRING(pickled), header.function_size);
+    Py_XDECREF(pickled);
     Py_ssize_t buffers = failed == 0 ? writer_dump_apart(writer, payload) : -1;
     if (buffers > 0) {
         header.count = (uint64_t)buffers;

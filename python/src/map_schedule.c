@@ -177,7 +177,6 @@ static int pickle_function(PyObject *function, pickled_function *pickled) {
     pickle_writer writer;
     pickled->bytes = pickling_function(function);
     pickled->keep = pickled->bytes != NULL;
-    Py_XINCREF(pickled->bytes);
     if (pickled->keep || PyErr_Occurred() || writer_take(&writer, NULL) < 0)
         return pickled->keep ? 0 : -1;
     if (writer_dump(&writer, function) == 0)

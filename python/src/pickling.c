@@ -132,7 +132,7 @@ static PyObject *dump_name(PyObject *function) {
 static PyObject *pickle_function(PyObject *function) {
     PyObject *known = PyDict_GetItemWithError(pickled_functions, function);
     if (known != NULL || PyErr_Occurred())
-        return known;
+        return Py_XNewRef(known);
     PyObject *bytes = dump_name(function);
     if (bytes == NULL) {
         if (PyErr_ExceptionMatches(PyExc_Exception))
@@ -143,14 +143,14 @@ static PyObject *pickle_function(PyObject *function) {
         last_function = NULL;
         PyDict_Clear(pickled_functions);
     }
-    int failed = PyDict_SetItem(pickled_functions, function, bytes);
-    Py_DECREF(bytes);
-    return failed == 0 ? bytes : NULL; /* the dictionary has it */
+    if (PyDict_SetItem(pickled_functions, function, bytes) < 0)
+        Py_CLEAR(bytes);
+    return bytes;
 }
 
 PyObject *pickling_function(PyObject *function) {
     if (function == last_function)
-        return last_pickled;
+        return Py_NewRef(last_pickled);
     /* Plain functions and classes are pickled by name. Anything else may have a state. */
     bool by_name = PyFunction_Check(function) || PyType_Check(function) ||
                    (PyCFunction_CheckExact(function) &&

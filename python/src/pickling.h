@@ -26,8 +26,8 @@ void writer_release(pickle_writer *writer);
 /* Makes ready what pickling needs, so that later it takes little memory. */
 int pickling_prepare(void);
 
-/* The pickled form of a function, if it may be kept: of one that is found by its name. A borrowed
- * reference to bytes; NULL without an exception: pickle it with its arguments. */
+/* The pickled form of a function, if it may be kept: of one that is found by its name. Bytes,
+ * or NULL without an exception: pickle it with its arguments. */
 PyObject *pickling_function(PyObject *function);
 
 /* The object that was pickled to these bytes. They must stay for the call, in which other threads
