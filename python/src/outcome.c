@@ -65,10 +65,30 @@ PyObject *timeout_exception(const char *text, int64_t limit_ns) {
     return PyObject_CallFunction(names.timeout_error, "sd", text, (double)limit_ns / 1e9);
 }
 
+/* The engine's text, which may be cut within a character, or a worker's that is damaged. */
+static PyObject *engine_text(const char *text) {
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+}
+
+static PyObject *exception_with_text(PyObject *type, const char *text) {
+    PyObject *string = engine_text(text);
+    PyObject *exception = string != NULL ? PyObject_CallOneArg(type, string) : NULL;
+    Py_XDECREF(string);
+    return exception;
+}
+
 static PyObject *expired_exception(const pebble_failure *failure) {
-    return PyObject_CallFunction(names.process_expired, "siiz", failure->message,
-                                 failure->exit_code, (int)failure->pid,
-                                 failure->backtrace);
+    PyObject *message = engine_text(failure->message);
+    PyObject *backtrace =
+        failure->backtrace != NULL ? engine_text(failure->backtrace) : Py_NewRef(Py_None);
+    PyObject *exception = NULL;
+    if (message != NULL && backtrace != NULL)
+        exception =
+            PyObject_CallFunction(names.process_expired, "OiiO", message,
+                                  failure->exit_code, (int)failure->pid, backtrace);
+    Py_XDECREF(message);
+    Py_XDECREF(backtrace);
+    return exception;
 }
 
 PyObject *exception_of_failure(const pebble_failure *failure) {
@@ -81,13 +101,13 @@ PyObject *exception_of_failure(const pebble_failure *failure) {
     case PEBBLE_ERR_TASK_CANCELLED:
         return PyObject_CallNoArgs(names.cancelled_error);
     case PEBBLE_ERR_NO_MEMORY:
-        return PyObject_CallFunction(PyExc_MemoryError, "s", failure->message);
+        return exception_with_text(PyExc_MemoryError, failure->message);
     case PEBBLE_ERR_TASK_FAILED: /* not by the function: the worker could not call it */
-        return PyObject_CallFunction(failure->code == ENOMEM ? PyExc_MemoryError
-                                                             : PyExc_RuntimeError,
-                                     "s", failure->message);
+        return exception_with_text(failure->code == ENOMEM ? PyExc_MemoryError
+                                                           : PyExc_RuntimeError,
+                                   failure->message);
     default:
-        return PyObject_CallFunction(PyExc_RuntimeError, "s", failure->message);
+        return exception_with_text(PyExc_RuntimeError, failure->message);
     }
 }
 
@@ -108,7 +128,10 @@ PyObject *raise_engine_error(pebble_error error) {
         type = PyExc_ValueError;
     else if (error == PEBBLE_ERR_TIMEOUT)
         type = names.timeout_error;
-    PyErr_SetString(type, message_alone());
+    PyObject *text = engine_text(message_alone());
+    if (text != NULL)
+        PyErr_SetObject(type, text);
+    Py_XDECREF(text);
     return NULL;
 }
 

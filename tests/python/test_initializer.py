@@ -104,6 +104,16 @@ def test_raises(any_kind, log, initializer, cause):
     assert_broken(pool, log, cause)
 
 
+@pytest.mark.parametrize("start", ["", "x"])
+def test_raises_with_a_text_that_is_cut_within_a_character(any_kind, start):
+    error = LookupError, start + "é" * 10_000
+    with any_kind(max_workers=1, initializer=tasks.fail, initargs=error) as pool:
+        with pytest.raises(RuntimeError, match="initializer failed"):
+            pool.schedule(int).result(10)
+        with pytest.raises(RuntimeError, match="initializer failed"):
+            pool.schedule(int)
+
+
 def test_dies(log):
     pool = ProcessPool(1, initializer=tasks.log_and_die, initargs=(log,))
     assert_broken(pool, log, "exit code 7")
