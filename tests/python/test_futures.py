@@ -150,10 +150,12 @@ def test_waiting_for_maps(any_pool):
 
 @pytest.fixture
 def interrupts(monkeypatch):
-    """Ctrl-C comes whenever a condition tells those who wait: one entry for each time."""
-    sent = []
+    """Ctrl-C comes whenever a condition tells those who wait, in this thread: one entry for each time."""
+    sent, here, tell = [], threading.get_ident(), threading.Condition.notify_all
 
     def notify_all(condition):
+        if threading.get_ident() != here:
+            return tell(condition)
         sent.append(condition)
         raise KeyboardInterrupt
 
