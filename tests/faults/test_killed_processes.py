@@ -176,10 +176,15 @@ class Kills:
     def __init__(self, seed):
         self.chance = random.Random(seed)
         self.zygotes, self.others = 0, 0
+        self.too_early = 0
+        """Looks in a row that have found no worker."""
 
     def kill_one(self, doomed):
+        """A zygote may die before it has a worker, but not for ever: in a large program, beside others,
+        it takes longer than the interval to fork the first."""
         pids = [pid for pid in descendants() if not helper_of_multiprocessing(pid)]
-        if pids:
+        self.too_early = self.too_early + 1 if len(pids) < 2 else 0
+        if pids and self.too_early < 5:
             pid = self.chance.choice(sorted(pids))
             is_zygote = parent(pid) == os.getpid()
             killed = kill_and_note(pid, doomed)
