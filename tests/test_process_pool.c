@@ -1127,12 +1127,16 @@ static void *use_cancelled(void *context) {
 static void test_used_by_a_thread_that_is_cancelled(void **unused) {
     pthread_t thread;
     void *result;
+    pid_t zygote, now;
     (void)unused;
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
     assert_int_equal(pthread_create(&thread, NULL, use_cancelled, pool), 0);
     pthread_join(thread, &result);
     assert_ptr_equal(result, PTHREAD_CANCELED);
+    assert_int_equal(process_children(getpid(), &zygote, 1), 1);
     expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
+    assert_int_equal(process_children(getpid(), &now, 1), 1);
+    assert_int_equal(now, zygote); /* to which the cancel was no matter */
     close_join_free(pool);
 }
 

@@ -44,6 +44,8 @@
  *     calls on it give PEBBLE_ERR_FORKED (or false, or do nothing), and the parent's go on. The
  *     child may make pools of its own.
  *   - No function but pebble_interrupt() may be called from a signal handler.
+ *   - A thread with pthread_cancel() pending is not cancelled in a call that takes a pool or a future
+ *     (deferred cancellation; not asynchronous). A worker process's main thread cannot be cancelled.
  */
 #ifndef PEBBLE_H
 #define PEBBLE_H
