@@ -31,19 +31,20 @@ static pebble_error invalid(const char *function, const char *problem) {
 /* Copies caller's options of its own struct_size over defaults of ours: a program built with an
  * older, shorter struct gets the defaults for what it does not know. */
 static bool copy_options(void *ours, size_t our_size, const void *theirs,
-                         size_t first_field) {
+                         size_t first_fields) {
     size_t their_size;
     if (theirs == NULL)
         return true;
     memcpy(&their_size, theirs, sizeof their_size);
-    if (their_size < first_field || their_size > 16 * our_size)
+    if (their_size < first_fields || their_size % sizeof their_size != 0 ||
+        their_size > 16 * our_size)
         return false;
     memcpy(ours, theirs, their_size < our_size ? their_size : our_size);
     return true;
 }
 
 #define COPY_OPTIONS(ours, theirs)                                                       \
-    copy_options(ours, sizeof *(ours), theirs, sizeof(size_t) + sizeof(int))
+    copy_options(ours, sizeof *(ours), theirs, 2 * sizeof(size_t))
 
 static pebble_error check_pool_options(const pebble_pool_options *options, bool threads,
                                        const char *name) {
@@ -190,7 +191,7 @@ static pebble_error check_task(const pebble_pool *pool, const pebble_task_option
         return invalid(name, "input_size is too large");
     if (task->timeout_ns < 0)
         return invalid(name, "timeout_ns is negative");
-    if (task->timeout_ns > 0 && pool->kind->threads)
+    if (task->timeout_ns > 0 && task->timeout_ns != PEBBLE_FOREVER && pool->kind->threads)
         return invalid(name, "timeout_ns is not 0: a thread cannot be interrupted");
     return PEBBLE_OK;
 }
@@ -346,11 +347,13 @@ static pebble_error call_alone(pebble_function function, const void *input,
     pool_options.max_workers = 1;
     pool_options.name = all.name;
     pool_options.termination_grace_ns = all.termination_grace_ns;
-    pool_options.start_method = all.start_method;
-    pool_options.worker_command = all.worker_command;
     pool_options.hooks = all.hooks;
-    pool_options.worker_data = all.worker_data;
-    pool_options.worker_data_size = all.worker_data_size;
+    if (!thread) {
+        pool_options.start_method = all.start_method;
+        pool_options.worker_command = all.worker_command;
+        pool_options.worker_data = all.worker_data;
+        pool_options.worker_data_size = all.worker_data_size;
+    }
     pebble_error error = pool_new(&pool_options, &pool, thread, true, name);
     if (error != PEBBLE_OK)
         return error;

@@ -48,6 +48,8 @@ static void test_pool_options(void **state) {
     expect_invalid(pebble_thread_pool_new(NULL, NULL), "pebble_thread_pool_new: pool");
     options.struct_size = 0;
     expect_invalid_options(&options, "struct_size");
+    options.struct_size = sizeof options - 1; /* within a field */
+    expect_invalid_options(&options, "struct_size");
     options.struct_size = 3;
     expect_invalid_options(&options, "struct_size");
     options.struct_size = SIZE_MAX;
@@ -309,6 +311,11 @@ static void test_concurrent(void **state) {
     options.start_method = (pebble_start_method)9;
     expect_invalid(pebble_concurrent_process(nothing, NULL, 0, &options, &future),
                    "start_method");
+    options.start_method = PEBBLE_START_SPAWN; /* ignored */
+    expect_ok(pebble_concurrent_thread(nothing, NULL, 0, &options, &future));
+    expect_end(future, PEBBLE_OK);
+    future = NULL;
+    expect_end(schedule(threads, nothing, NULL, 0, PEBBLE_FOREVER), PEBBLE_OK);
     options.start_method = PEBBLE_START_DEFAULT;
     options.struct_size = 2;
     expect_invalid(pebble_concurrent_process(nothing, NULL, 0, &options, &future),

@@ -553,6 +553,18 @@ static void test_without_a_thread(void **state) {
 }
 #endif
 
+/* Whoever has set something else since: it is replaced as what was set before. */
+static void test_set_anew_after_others(void **state) {
+    (void)state;
+    set_handler(SIGUSR1, note, &seen);
+    signal(SIGUSR1, SIG_IGN);
+    set_handler(SIGUSR1, note, &seen);
+    raise(SIGUSR1);
+    wait_semaphore(&seen.called);
+    give_back(SIGUSR1);
+    assert_true(handler_now(SIGUSR1) == SIG_DFL);
+}
+
 static void note_and_end_thread(int signal, void *context) {
     note(signal, context);
     pthread_exit(NULL);
@@ -596,6 +608,7 @@ int main(void) {
         TEST(test_child_may_register),
         TEST(test_handler_may_fork),
         TEST(test_fork_races_with_registering),
+        TEST(test_set_anew_after_others),
         TEST(test_handler_may_end_its_thread),
     };
     alarm(TIME_LIMIT_S);

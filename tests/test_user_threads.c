@@ -326,6 +326,146 @@ static void test_fault_handler(void **state) {
     assert_int_equal(program_wait(program_start(fault_in_callback_program, NULL)), 42);
 }
 
+/* ---- Hooks that end the thread; a cancel that comes to nothing; a thread without its initializer ---- */
+
+static void end_in_start(void *context, const char *name) {
+    (void)context, (void)name;
+    counter_add(&shared->called, 1);
+    pthread_exit(NULL);
+}
+
+/* It counts as the initializer: the pool breaks after three. */
+static void test_start_hook_ends_thread(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .worker_start = end_in_start};
+    (void)state;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_ERR_BROKEN);
+    assert_int_equal(counter_value(&shared->called), 3);
+    close_join_free(pool);
+}
+
+static void end_in_idle(void *context) {
+    (void)context;
+    if (counter_add(&shared->called, 1) <= 4)
+        pthread_exit(NULL);
+}
+
+/* Before it spins and before it sleeps: others do its work. */
+static void test_idle_hook_ends_thread(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .worker_idle = end_in_idle};
+    (void)state;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .hooks = &hooks));
+    for (uint32_t i = 1; i <= 4; i++) {
+        expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+        counter_expect(&shared->called, i);
+    }
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    close_join_free(pool);
+}
+
+static int cancel_and_return(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    pthread_cancel(pthread_self());
+    return 0;
+}
+
+static void test_cancel_does_not_reach_the_next_task(void **state) {
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    pebble_future *first = schedule(pool, cancel_and_return, NULL, 0, 0);
+    pebble_future *second = schedule(pool, run, NULL, 0, 0);
+    expect_end(first, PEBBLE_ERR_TASK_FAILED);
+    expect_end(second, PEBBLE_OK);
+    close_join_free(pool);
+}
+
+static int write_much_and_exit(pebble_task *task, const void *input, size_t size) {
+    (void)input, (void)size;
+    static const char much[1 << 16];
+    pebble_task_write(task, much, sizeof much);
+    pthread_exit(NULL);
+}
+
+/* What the element had written is freed. */
+static void test_element_ends_thread(void **state) {
+    static const int items[2];
+    pebble_map *map;
+    (void)state;
+    pebble_pool *pool = new_single_pool();
+    expect_ok(
+        pebble_pool_map(pool, write_much_and_exit, items, sizeof *items, 2, 2, 0, &map));
+    expect_ok(pebble_map_wait(map, DEADLINE_NS));
+    pebble_map_unref(map);
+    close_join_free(pool);
+}
+
+static _Thread_local bool is_initialized;
+
+/* The second of two fails, when there are tasks to be had. */
+static int fail_second(const void *input, size_t size) {
+    (void)input, (void)size;
+    if (counter_add(&shared->called, 1) == 2) {
+        counter_wait(&shared->ran, 1);
+        return 5;
+    }
+    is_initialized = true;
+    return 0;
+}
+
+static int check_initialized(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    counter_add(&shared->ran, 1);
+    usleep(200);
+    return is_initialized ? 0 : 1;
+}
+
+static void test_failed_initializer_runs_nothing(void **state) {
+    enum { TASKS = 200 };
+    pebble_future *futures[TASKS];
+    (void)state;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .initializer = fail_second));
+    for (int i = 0; i < TASKS; i++)
+        futures[i] = schedule(pool, check_initialized, NULL, 0, 0);
+    for (int i = 0; i < TASKS; i++)
+        expect_end(futures[i], PEBBLE_OK);
+    close_join_free(pool);
+}
+
+static int fail_always(const void *input, size_t size) {
+    (void)input, (void)size;
+    return 5;
+}
+
+static void wait_in_release(void *context) {
+    (void)context;
+    counter_add(&shared->called, 1);
+    counter_wait(&shared->left, 1);
+}
+
+/* What a broken pool is just about to fail is not cancelled. */
+static void test_cancel_while_the_pool_breaks(void **state) {
+    (void)state;
+    pebble_future *future;
+    pebble_task_options task = PEBBLE_TASK_OPTIONS_INIT;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .initializer = fail_always));
+    task.function = run;
+    task.input = "input";
+    task.input_size = 5;
+    task.release_input = wait_in_release;
+    expect_ok(pebble_schedule_task(pool, &task, &future));
+    counter_expect(&shared->called, 1);
+    assert_false(pebble_future_cancel(future));
+    counter_add(&shared->left, 1);
+    expect_end(future, PEBBLE_ERR_BROKEN);
+    close_join_free(pool);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -342,6 +482,12 @@ int main(void) {
         TEST(callback_forks),
         TEST(mask_is_that_of_the_starter),
         TEST(fault_handler),
+        TEST(start_hook_ends_thread),
+        TEST(idle_hook_ends_thread),
+        TEST(cancel_does_not_reach_the_next_task),
+        TEST(element_ends_thread),
+        TEST(failed_initializer_runs_nothing),
+        TEST(cancel_while_the_pool_breaks),
     };
     return cmocka_run_group_tests_name("user_threads", tests, NULL, NULL);
 }

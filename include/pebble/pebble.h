@@ -143,6 +143,7 @@ typedef struct pebble_map pebble_map;       /* the results of a map, in order */
  *   input   the bytes given to pebble_schedule(), aligned to 16 bytes (in a thread pool, an input
  *           with release_input is passed as it is), read-only (in a process pool, writing there
  *           crashes the task); valid until the function returns
+ * The library that it is in must not be unloaded (dlclose) while a pool has it that has been given it once.
  * Returns 0 for success; any other value is the code of the error that its future ends with. */
 typedef int (*pebble_function)(pebble_task *task, const void *input, size_t input_size);
 

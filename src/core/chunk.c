@@ -1,6 +1,7 @@
 #include "core/chunk.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "core/task.h"
@@ -25,29 +26,41 @@ static pebble_error write_outcome(pebble_task *chunk, const pebble_task *element
     return error;
 }
 
-int chunk_run(pebble_task *task, pebble_function function, const void *input,
-              size_t input_size) {
+static void drop_element(void *element) {
+    task_fini_growing(element);
+}
+
+static pebble_error run_elements(pebble_task *task, pebble_task *element,
+                                 pebble_function function, const void *input) {
     const chunk_header *header = input;
     const uint64_t *sizes = (const uint64_t *)(header + 1);
     uint64_t offset = sizeof *header;
-    pebble_task element;
     pebble_error error = PEBBLE_OK;
     if (header->sized)
         offset += chunk_padded(header->count * sizeof *sizes);
-    task_init_growing(&element);
     for (uint64_t i = 0; i < header->count && error == PEBBLE_OK; i++) {
         uint64_t size = header->sized ? sizes[i] : header->item_size;
-        task_reset(&element);
-        task_run(&element, TASK_FUNCTION, function, (const char *)input + offset,
+        task_reset(element);
+        task_run(element, TASK_FUNCTION, function, (const char *)input + offset,
                  (size_t)size);
-        error = write_outcome(task, &element);
+        error = write_outcome(task, element);
         offset += chunk_padded(size);
     }
+    return error;
+}
+
+int chunk_run(pebble_task *task, pebble_function function, const void *input,
+              size_t input_size) {
+    pebble_task element;
+    int failed;
     (void)input_size;
-    task_fini_growing(&element);
-    return error == PEBBLE_OK
-               ? 0
-               : pebble_task_fail(task, ENOMEM, "no memory for the results");
+    task_init_growing(&element);
+    pthread_cleanup_push(drop_element, &element); /* also if one ends the thread */
+    failed = run_elements(task, &element, function, input) == PEBBLE_OK
+                 ? 0
+                 : pebble_task_fail(task, ENOMEM, "no memory for the results");
+    pthread_cleanup_pop(1);
+    return failed;
 }
 
 static bool add(size_t *sum, size_t more) {

@@ -19,6 +19,11 @@ static void watch(void) {
     watch_error = pthread_atfork(NULL, NULL, in_child);
 }
 
+/* When the library is loaded: a fork that has begun before its handlers are known would leave them out. */
+__attribute__((constructor)) static void watch_early(void) {
+    fork_watch();
+}
+
 int fork_watch(void) {
     pthread_once(&watching, watch);
     return watch_error;

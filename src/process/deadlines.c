@@ -4,17 +4,16 @@
  * off by a task: what it finds early it sets itself for again. Everything here runs under the pool's
  * lock, but for worker_deadline_came(), which takes it.
  *
- * If the zygote does not say that a process has ended, it is told to go on, as it may have been stopped. If
- * it does not say that it has begun to kill (it was stopped, or hangs), it is asked to end
- * with all workers when the grace and a margin are over, and killed after one more margin; the loss of a
- * zygote is dealt with as any other. The end itself is waited for: no other worker has to go for a
- * process that the kernel does not end.
+ * If the zygote does not do its part in time, it is told to go on, as it may have been stopped, or frozen
+ * with the program, and has one more margin. If it has not said by then that it has begun to kill, or that
+ * it has forked, it is asked to end with all workers, and killed after one more margin; the loss of a zygote
+ * is dealt with as any other. The end of a process is waited for: no other worker has to go for one that
+ * the kernel does not end, or of which a debugger keeps the zygote from hearing.
  */
 #include "process/pool.h"
 #include "process/tree.h"
 
 static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
-static const int64_t frozen_ns = INT64_C(1000000000);
 static const int64_t start_margin_ns =
     INT64_C(1000000000); /* for a worker to take a task */
 
@@ -25,6 +24,7 @@ static int64_t after(int64_t from_ns, int64_t timeout_ns) {
 
 void worker_set_limit(process_worker *worker, int64_t limit_ns) {
     worker->limit_ns = os_deadline_after(limit_ns);
+    worker->reminded = false;
     if (worker->limit_ns < worker->timer.deadline_ns)
         supervisor_set_timer(&worker->timer, worker->limit_ns);
 }
@@ -153,26 +153,25 @@ void worker_check_deadline(process_worker *worker) {
 
 /* ---- The timer ---- */
 
-/* It should have gone by now. If that is seen so late that this process cannot have run meanwhile (it was
- * stopped, or frozen with all its processes), the others have another chance. */
+/* It should have gone by now. */
 static void end_late(process_worker *worker, int64_t now_ns) {
     process_pool *pool = worker->pool;
-    bool retiring = worker->state == WORKER_RETIRING;
-    if (now_ns - worker->limit_ns > frozen_ns) {
+    bool kills = worker->state == WORKER_KILLING && !worker->kill_begun;
+    if (!worker->reminded && pool->zygote_answered) { /* else it has no workers to lose */
+        worker->reminded = true;
         worker->limit_ns = after(now_ns, kill_margin_ns);
-        return;
-    }
-    worker->limit_ns = 0;
-    if (worker->ended) { /* without a report: nobody is waited for but the zygote, or a debugger */
         zygote_continue(pool);
         return;
     }
-    if (retiring) {
+    worker->limit_ns = 0;
+    if (worker->ended && !kills)
+        return;
+    if (worker->state == WORKER_RETIRING) {
         worker_kill(worker); /* it does not exit */
         return;
     }
     int64_t end_ns = after(zygote_ask_end(pool), kill_margin_ns);
-    if (now_ns < end_ns && pool->zygote_answered) /* else it has no workers to end */
+    if (now_ns < end_ns && pool->zygote_answered)
         worker->limit_ns = end_ns;
     else
         zygote_signal_end(pool);

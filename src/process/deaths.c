@@ -261,7 +261,10 @@ static void end_victim(process_worker *worker, pebble_future *victim, ended_list
 
 void worker_kill_sent(process_worker *worker) {
     pthread_mutex_lock(&worker->pool->base.lock);
-    if (worker->state == WORKER_KILLING && !worker->ended)
+    worker->kill_begun = true;
+    if (worker->ended)
+        worker_limit_report(worker);
+    else if (worker->state == WORKER_KILLING)
         worker->limit_ns = 0; /* now it is the kernel that must end it */
     pthread_mutex_unlock(&worker->pool->base.lock);
 }
@@ -295,7 +298,8 @@ static void process_ended(supervisor_source *source, const os_poller_event *even
     }
     pthread_mutex_lock(&worker->pool->base.lock);
     worker->ended = true;
-    worker_limit_report(worker);
+    if (worker->state != WORKER_KILLING || worker->kill_begun)
+        worker_limit_report(worker);
     pthread_mutex_unlock(&worker->pool->base.lock);
 }
 

@@ -109,6 +109,8 @@ typedef struct process_worker {
     int64_t limit_ns; /* 0, or when it must have gone */
     bool starting;    /* the zygote has not answered yet */
     bool kill_unsent; /* KILLING: the zygote has not been asked yet */
+    bool reminded;    /* its limit was over before: the zygote has one more margin */
+    bool kill_begun;  /* KILLING: SIGKILL is on its way */
     bool ended;       /* its process, as its pidfd told; the zygote will report it */
     bool orphaned;    /* its zygote is lost, and will report it no more */
     bool blameless; /* orphaned, and not since it, or its zygote, took too long to start */

@@ -267,6 +267,11 @@ static void watch_forks(void) {
     watch_error = pthread_atfork(NULL, NULL, forget_after_fork);
 }
 
+/* When the library is loaded, see fork.c. */
+__attribute__((constructor)) static void watch_early(void) {
+    pthread_once(&watching, watch_forks);
+}
+
 int supervisor_start(void) {
     pthread_once(&watching, watch_forks);
     pthread_mutex_lock(&lock);

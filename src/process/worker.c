@@ -150,6 +150,7 @@ void worker_run(const worker_setup *setup) {
     static process_task self;
     const pebble_hooks *hooks = setup->hooks;
     tie_to_parent(setup->parent_pid);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL); /* as if it was forked */
     if (setup->forked && hooks->after_fork_child != NULL)
         hooks->after_fork_child(hooks->context, PEBBLE_FORK_WORKER);
     os_thread_set_name(setup->name);

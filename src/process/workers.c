@@ -365,10 +365,10 @@ static int start_workers(process_pool *pool) {
 /* A pool that lost its zygote starts another when there is something to do. A new one is watched
  * from here on: sources belong to the supervisor's thread. */
 static int renew_zygote(process_pool *pool) {
+    int error = pool->zygote_error;
+    pool->zygote_error = 0; /* of one before, if there is one now */
     if (pool->zygote_state == ZYGOTE_RUNS)
         return zygote_watch(pool);
-    int error = pool->zygote_error;
-    pool->zygote_error = 0;
     if (error != 0 || pool->zygote_state != ZYGOTE_NONE || pool->pending == NULL ||
         pool->retry.deadline_ns != OS_NO_DEADLINE)
         return error;
@@ -376,7 +376,7 @@ static int renew_zygote(process_pool *pool) {
     pthread_mutex_unlock(&pool->base.lock);
     error = zygote_start_aside(pool);
     pthread_mutex_lock(&pool->base.lock);
-    return error;
+    return error == 0 && pool->zygote_state == ZYGOTE_RUNS ? zygote_watch(pool) : error;
 }
 
 static void start(process_pool *pool, ended_list *list) {
@@ -452,9 +452,12 @@ void workers_attend(process_pool *pool) {
     ended_list list = {0};
     process_worker *worker;
     pthread_mutex_lock(&pool->base.lock);
+    bool finished = pool->finished;
     if (atomic_load(&pool->base.closed)) /* from now on it matters when a worker is done */
         workers_arm(pool);
     pthread_mutex_unlock(&pool->base.lock);
+    if (finished)
+        return;
     for (int i = 0; (worker = find_neglected(pool, &i)) != NULL;) {
         worker_collect(worker);
         worker_stream(worker);

@@ -634,6 +634,8 @@ void zygote_run(const zygote_setup *setup) {
                            .sweep_at_ns = OS_NO_DEADLINE,
                            .resend_at_ns = OS_NO_DEADLINE};
     zygote.orphans.signal = SIGKILL;
+    /* The thread that forked may be about to be cancelled: that is not for zygote and workers. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     os_fd_register(setup->control_fd); /* so that no worker keeps it */
     zygote_reset_signals();
     sigaction(SIGCHLD, &on_child, NULL);

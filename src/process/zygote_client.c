@@ -88,8 +88,6 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
     char *program[3];
     __fpurge(stdout);
     __fpurge(stderr);
-    /* The thread that forked may be about to be cancelled: that is not for zygote and workers. */
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     zygote_reset_signals();
     if (settings->start_method == PEBBLE_START_FORKSERVER)
         execute_zygote(control_fd, settings->worker_data_fd, program_pid,

@@ -60,6 +60,7 @@ static sigset_t mask_before_fork;
 static _Atomic bool pending[SIGNALS];
 static _Atomic uint32_t bell;
 static _Thread_local bool is_dispatcher;
+static bool dispatcher_forked; /* this process is a child of one of its calls */
 
 static void registry_lock(sigset_t *mask_before) {
     sigset_t all;
@@ -97,10 +98,13 @@ static void dispatch_one(int signal) {
 
 static void dispatcher_run(void *unused);
 
-/* A function has ended the thread. If there cannot be another, this one goes on all the same. */
+/* A function has ended the thread; in a child that it forked, with that the child. If there cannot be another, this one goes on all the same. */
 static void leave_to_successor(void *unused) {
+    if (dispatcher_forked)
+        return;
     if (os_thread_start(dispatcher_run, NULL, "pebble-signals") != 0)
         dispatcher_run(unused);
+    is_dispatcher = false;
 }
 
 static void dispatcher_run(void *unused) {
@@ -144,7 +148,7 @@ static void in_parent(void) {
 static void in_child(void) {
     for (int signal = 1; signal < SIGNALS; signal++)
         give_back_locked(signal);
-    dispatcher_started = is_dispatcher;
+    dispatcher_started = dispatcher_forked = is_dispatcher;
     in_parent();
 }
 
@@ -222,9 +226,13 @@ static bool install_locked(int signal) {
     action.sa_handler = on_signal;
     action.sa_flags = SA_RESTART | SA_ONSTACK;
     sigfillset(&action.sa_mask);
+    struct sigaction before; /* ours, or what somebody else has set since */
+    if (sigaction(signal, &action, &before) != 0)
+        return false;
     if (!entry->installed)
-        entry->installed = sigaction(signal, &action, &entry->before) == 0;
-    return entry->installed;
+        entry->before = before;
+    entry->installed = true;
+    return true;
 }
 
 /* Installs all or none. Returns how many of the signals the system took, count if all. */

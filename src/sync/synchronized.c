@@ -31,6 +31,11 @@ static void watch_forks(void) {
     (void)pthread_atfork(NULL, NULL, in_child);
 }
 
+/* When the library is loaded, see core/fork.c. */
+__attribute__((constructor)) static void watch_early(void) {
+    pthread_once(&watching_forks, watch_forks);
+}
+
 pebble_guard pebble_guard_enter(pthread_mutex_t *mutex) {
     if (mutex == NULL) {
         pthread_once(&watching_forks, watch_forks);

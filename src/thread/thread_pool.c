@@ -59,6 +59,7 @@ typedef struct thread_worker {
     _Atomic uint64_t tasks_done; /* written by its thread, as all that follows */
     _Atomic(pebble_future *) running;
     bool initializing, initialized;
+    bool spins, sleeps; /* as counted in its pool */
     pebble_task task;
 } thread_worker;
 
@@ -78,10 +79,12 @@ struct thread_pool {
     _Atomic int threads;  /* started and not ended; changed under the lock */
     _Atomic int sleepers; /* changed under the lock */
     _Atomic int spinning;
-    _Atomic int64_t ghosts; /* cancelled tasks that still have their place */
-    _Atomic uint32_t wakes; /* futex: grows when an idle thread is to look */
-    _Alignas(64) _Atomic(pebble_future *) incoming; /* the last one first */
-    _Alignas(64) _Atomic uint64_t range; /* filling << 32 | first << 16 | end; see window */
+    _Atomic int64_t ghosts;            /* cancelled tasks that still have their place */
+    _Atomic uint32_t wakes;            /* futex: grows when an idle thread is to look */
+    char apart[64];                    /* not in one cache line with what comes before */
+    _Atomic(pebble_future *) incoming; /* the last one first */
+    char apart_too[64];
+    _Atomic uint64_t range; /* filling << 32 | first << 16 | end; see window */
     _Atomic(pebble_future *) window[WINDOW];
 };
 
@@ -242,6 +245,7 @@ static void run_task(thread_worker *worker, pebble_future *future) {
     task_run(task, (task_kind)future->kind, future->function, future->input,
              future->input_size);
     leave_if_forked(worker->pool);
+    pthread_testcancel(); /* what it asked for ends this task, and not the next */
     if (task->failed)
         future_set_failure(future,
                            &(pebble_failure){.kind = PEBBLE_ERR_TASK_FAILED,
@@ -284,7 +288,9 @@ static void end_dropped(thread_pool *pool, dropped *all, const pebble_failure *f
     int64_t cancelled = 0;
     for (pebble_future *future = all->first, *next; future != NULL; future = next) {
         next = future->next;
-        if (!claim(future, FUTURE_STOPPING)) { /* cancelled, and counted, before */
+        if (!claim(future, failure != NULL
+                               ? FUTURE_RUNNING
+                               : FUTURE_STOPPING)) { /* cancelled, and counted, before */
             pebble_future_unref(future);
             atomic_fetch_sub(&pool->ghosts, 1);
             cancelled++;
@@ -340,13 +346,13 @@ static void initializer_ended(thread_worker *worker, int code, const char *reaso
 static void initialize(thread_worker *worker) {
     const pool_settings *settings = &worker->pool->base.settings;
     char reason[TASK_MESSAGE_SIZE + 32];
-    worker->initializing = true;
     task_reset(&worker->task);
     if (settings->initializer != NULL)
         task_run(&worker->task, TASK_INITIALIZER,
                  (pebble_function)(void (*)(void))settings->initializer,
                  settings->initializer_input, settings->initializer_input_size);
     leave_if_forked(worker->pool);
+    pthread_testcancel(); /* what it asked for ends this, and not its first task */
     snprintf(reason, sizeof reason, "the initializer failed: %s", worker->task.message);
     initializer_ended(worker, worker->task.code, worker->task.failed ? reason : NULL);
 }
@@ -359,16 +365,24 @@ static void call_idle_hook(const thread_pool *pool) {
         idle(hooks->context);
 }
 
+/* Also if the hook ends the thread. */
+static void end_spin(thread_worker *worker) {
+    worker->spins = false;
+    atomic_store(&worker->pool->spinning, 0);
+    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
+}
+
 /* Looks for work a little before it sleeps; the only one that does. Without the lock. */
-static void spin(thread_pool *pool) {
+static void spin(thread_worker *worker) {
+    const thread_pool *pool = worker->pool;
+    worker->spins = true;
     call_idle_hook(pool);
     int64_t until_ns = os_now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPIN_ROUNDS && !has_incoming(pool); i++)
             os_spin_pause();
     } while (!has_incoming(pool) && os_now_ns() < until_ns);
-    atomic_store(&pool->spinning, 0);
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
+    end_spin(worker);
 }
 
 /* Those that sleep and have not been woken. Under the lock. */
@@ -377,9 +391,18 @@ static void set_sleepers(thread_pool *pool) {
     atomic_store(&pool->sleepers, sleepers);
 }
 
+/* Also if the hook ends the thread. Under the lock. */
+static void end_sleep(thread_worker *worker) {
+    worker->sleeps = false;
+    worker->pool->idle--;
+    set_sleepers(worker->pool);
+}
+
 /* Under the lock, which it gives up meanwhile. */
-static void sleep_idle(thread_pool *pool) {
+static void sleep_idle(thread_worker *worker) {
+    thread_pool *pool = worker->pool;
     uint32_t wakes = atomic_load(&pool->wakes);
+    worker->sleeps = true;
     pool->idle++;
     set_sleepers(pool);
     atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
@@ -392,8 +415,7 @@ static void sleep_idle(thread_pool *pool) {
         if (pool->woken > 0) /* more may come for one wake: only as many count */
             pool->woken--;
     }
-    pool->idle--;
-    set_sleepers(pool);
+    end_sleep(worker);
 }
 
 /* Wakes one that sleeps: any of them, each looks for itself. Under the lock; true if the caller
@@ -446,10 +468,10 @@ static pebble_future *find_work(thread_worker *worker) {
         if (!spun && atomic_exchange(&pool->spinning, 1) == 0) {
             spun = true;
             pthread_mutex_unlock(&pool->base.lock);
-            spin(pool);
+            spin(worker);
             pthread_mutex_lock(&pool->base.lock);
         } else {
-            sleep_idle(pool);
+            sleep_idle(worker);
             spun = !os_spinning_helps();
         }
     }
@@ -464,10 +486,10 @@ static pebble_future *find_work(thread_worker *worker) {
 /* The next task: from the window if that is all it takes. */
 static pebble_future *next_task(thread_worker *worker) {
     thread_pool *pool = worker->pool;
-    pebble_future *future =
-        pool->base.settings.max_tasks == 0 && !atomic_load(&pool->broken)
-            ? take_from_window(pool)
-            : NULL;
+    pebble_future *future = worker->initialized && pool->base.settings.max_tasks == 0 &&
+                                    !atomic_load(&pool->broken)
+                                ? take_from_window(pool)
+                                : NULL;
     return future != NULL ? future : find_work(worker);
 }
 
@@ -498,7 +520,11 @@ static void thread_ended(void *context) {
     if (pool->base.fork_epoch != fork_epoch)
         return;
     end_what_ran(worker);
+    if (worker->spins)
+        end_spin(worker);
     pthread_mutex_lock(&pool->base.lock);
+    if (worker->sleeps)
+        end_sleep(worker);
     remove_worker(worker);
     atomic_fetch_sub(&pool->threads, 1);
     atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
@@ -525,6 +551,7 @@ static void thread_main(void *context) {
     pool_here = worker->pool;
     task_init_growing(&worker->task);
     pthread_cleanup_push(thread_ended, worker);
+    worker->initializing = true; /* the hook counts as its part */
     if (hooks != NULL && hooks->worker_start != NULL)
         hooks->worker_start(hooks->context, worker->name);
     initialize(worker);

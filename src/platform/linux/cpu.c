@@ -3,6 +3,7 @@
 #include "platform/platform.h"
 
 #include <limits.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -127,7 +128,10 @@ bool os_spinning_helps(void) {
     static _Atomic int helps = -1; /* -1: not known yet; computed twice at worst */
     int known = atomic_load_explicit(&helps, memory_order_relaxed);
     if (known < 0) {
+        int cancel_state; /* reading files is a point of cancellation, waiting for a future none */
+        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
         known = os_usable_processors() > 1;
+        pthread_setcancelstate(cancel_state, NULL);
         atomic_store_explicit(&helps, known, memory_order_relaxed);
     }
     return known;
