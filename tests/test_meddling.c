@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -240,8 +241,33 @@ static void test_zygote_killed(void **unused) {
     close_join_free(pool);
 }
 
+/* As a debugger does: no signal but SIGKILL has it go on. */
+static bool halt(pid_t pid) {
+    return ptrace(PTRACE_SEIZE, pid, 0, 0) == 0 &&
+           ptrace(PTRACE_INTERRUPT, pid, 0, 0) == 0;
+}
+
+static int stay_in_task(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input, (void)input_size;
+    stay();
+}
+
+/* A zygote that hangs, and a worker whose end it does not report. */
+static pebble_future *schedule_for_halted(pebble_pool *pool) {
+    pebble_future *future =
+        schedule(pool, stay_in_task, NULL, 0, PEBBLE_MILLISECONDS(300));
+    while (pebble_future_pid(future) == 0)
+        usleep(1000);
+    pid_t pid = pebble_future_pid(future);
+    if (halt(process_parent(pid)))
+        process_kill(pid);
+    return future;
+}
+
 static void test_zygote_stopped(void **unused) {
     (void)unused;
+    pebble_pool *third = new_pool(1);
+    pebble_future *halted = schedule_for_halted(third);
     pebble_pool *pool = new_pool(WORKERS), *other = new_pool(WORKERS);
     pebble_future *timed = schedule(pool, stop_zygote, NULL, 0, TASK_TIMEOUT_NS);
     pebble_future *died = schedule(other, stop_zygote_and_die, NULL, 0, 0);
@@ -253,6 +279,9 @@ static void test_zygote_stopped(void **unused) {
     assert_true(pool_works(other));
     close_join_free(pool);
     close_join_free(other);
+    expect_end(halted, PEBBLE_ERR_TASK_TIMEOUT);
+    assert_true(pool_works(third));
+    close_join_free(third);
 }
 
 static void test_worker_stopped(void **unused) {
