@@ -303,6 +303,20 @@ static int chunk_load(map_future *self, map_chunk *chunk) {
     return 0;
 }
 
+/* An iterator that raised it would seem to be at its end: as in a generator (PEP 479). */
+static PyObject *raise_stop_iteration(PyObject *error) {
+    PyErr_SetString(PyExc_RuntimeError, "the task raised StopIteration");
+    PyObject *raised = exception_take();
+    PyObject *text = PyObject_GetAttr(error, names.str_traceback);
+    if (text == NULL || PyObject_SetAttr(raised, names.str_traceback, text) < 0)
+        PyErr_Clear(); /* some exceptions refuse attributes */
+    Py_XDECREF(text);
+    PyException_SetCause(raised, Py_NewRef(error)); /* takes it */
+    exception_raise(raised);
+    Py_DECREF(raised);
+    return NULL;
+}
+
 /* The element's value, or NULL with its exception. */
 static PyObject *chunk_take(map_chunk *chunk, Py_ssize_t i) {
     PyObject *error = chunk->error;
@@ -319,6 +333,8 @@ static PyObject *chunk_take(map_chunk *chunk, Py_ssize_t i) {
         return NULL;
     }
     PyException_SetTraceback(error, Py_None); /* raised for each element anew */
+    if (PyErr_GivenExceptionMatches(error, PyExc_StopIteration))
+        return raise_stop_iteration(error);
     return exception_raise(error);
 }
 

@@ -151,6 +151,18 @@ def test_errors_of_single_elements(any_pool, chunksize):
     assert "fail_if" in found[3].traceback
 
 
+@pytest.mark.parametrize("chunksize", [1, 4, 10])
+def test_stop_iteration_of_an_element_does_not_end_the_map(any_pool, chunksize):
+    future = any_pool.map(
+        tasks.raise_if, [2] * 6, [StopIteration] * 6, range(6), chunksize=chunksize
+    )
+    found = outcomes(future.result())
+    assert found[:2] + found[3:] == [0, 1, 3, 4, 5]
+    assert isinstance(found[2], RuntimeError)
+    assert isinstance(found[2].__cause__, StopIteration)
+    assert "raise_if" in found[2].traceback
+
+
 def test_an_error_of_the_first_element(any_pool):
     iterator = any_pool.map(tasks.fail_if, [0, 0], range(2)).result()
     with pytest.raises(ValueError):
