@@ -149,10 +149,12 @@ def find_decorated(module: str, path: str, wrapper: Any = None) -> Callable[...,
     for part in path.split("."):
         found = getattr(found, part, None)
     while found is not None:
-        if getattr(found, "_pebble_decorated", False) and wrapper in (None, found):
-            function: Callable[..., Any] = found.__wrapped__
-            return function
-        found = getattr(found, "__func__", None) or getattr(found, "__wrapped__", None)
+        function: Any = getattr(found, "__wrapped__", None)
+        # functools.wraps copies the mark to decorators above, where it is not what they wrap.
+        decorated = getattr(found, "_pebble_decorated", None)
+        if decorated is not None and decorated is function and wrapper in (None, found):
+            return decorated  # type: ignore[no-any-return]
+        found = getattr(found, "__func__", None) or function
     raise LookupError(f"{module}.{path} is not a decorated function")
 
 

@@ -108,7 +108,7 @@ def _wrap(function: Callable[..., Any], call: Callable[..., Any]) -> Any:
     except AttributeError:
         wrapper = call
         wrapper.__wrapped__ = function
-    wrapper._pebble_decorated = True
+    wrapper._pebble_decorated = function
     return wrapper
 
 

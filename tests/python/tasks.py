@@ -4,6 +4,7 @@ import collections
 import ctypes
 import dataclasses
 import enum
+import functools
 import multiprocessing
 import multiprocessing.util
 import os
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 
-from pebble import ProcessPool, ThreadPool, concurrent
+from pebble import ProcessPool, ThreadPool, concurrent, synchronized
 
 # ---- Values ----
 
@@ -515,6 +516,26 @@ def remote_hang(started):
     hang(started)
 
 
+def passing(function):
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return call
+
+
+@passing
+@concurrent.process
+def remote_add_below_another(a, b):
+    return a + b
+
+
+@synchronized
+@concurrent.process
+def remote_add_synchronized(a, b):
+    return a + b
+
+
 @concurrent.process(timeout=60, name="worker-of-a-name")
 def remote_name():
     return process_name()
@@ -613,8 +634,6 @@ def increment_file(path):
 
 
 def increment_file_synchronized(lock, path, times):
-    from pebble import synchronized
-
     increment = synchronized(lock)(increment_file)
     for _ in range(times):
         increment(path)

@@ -46,6 +46,13 @@ def test_any_callable(function, args, expected):
     assert process(function)(*args).result() == expected
 
 
+@pytest.mark.parametrize(
+    "function", [tasks.remote_add_below_another, tasks.remote_add_synchronized]
+)
+def test_below_another_decorator(function):
+    assert function(1, 2).result() == 3
+
+
 def test_returns_a_process_future():
     future = tasks.remote_add(1)
     assert isinstance(future, ProcessFuture)
