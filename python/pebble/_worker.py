@@ -66,15 +66,22 @@ def prepare_workers() -> None:
     module._parent_process = _Program(*_program)
     module._process_counter = itertools.count(1)
     multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
-    _forget_threads()
+    _forget_executors()
     _prepared_by = os.getpid()
 
 
-def _forget_threads() -> None:
-    """The thread that forked is the only one, and the main one; _shutdown() has to be able to end it."""
+def _become_main_thread() -> None:
+    """In the child of any fork: the thread that forked is the only one, and the main one; _shutdown() has
+    to be able to end it."""
     module: Any = threading
     if isinstance(module.main_thread(), module._DummyThread):  # the engine had started it
         module._main_thread = module._MainThread()
+
+
+os.register_at_fork(after_in_child=_become_main_thread)
+
+
+def _forget_executors() -> None:
     executors: Any = sys.modules.get("concurrent.futures.thread")
     if executors is not None:  # at the end it would join itself, if it was an executor's
         executors._threads_queues.clear()

@@ -1,8 +1,9 @@
+import multiprocessing
 import os
 import threading
 
 import pytest
-from pebble import ThreadPool
+from pebble import ThreadPool, concurrent
 
 import tasks
 
@@ -86,6 +87,17 @@ def test_thread_locals_last(thread_pool):
     with ThreadPool(max_workers=1) as pool:
         pool.schedule(setattr, args=(local, "x", 1)).result()
         assert pool.schedule(getattr, args=(local, "x")).result() == 1
+
+
+def test_processes_that_threads_start_end_in_order(thread_pool):
+    def exit_code():
+        child = multiprocessing.Process(target=tasks.process_id)
+        child.start()
+        child.join()
+        return child.exitcode
+
+    assert thread_pool.schedule(exit_code).result() == 0
+    assert concurrent.thread(exit_code)().result() == 0
 
 
 def test_threads_end_with_their_pool():
