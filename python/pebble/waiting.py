@@ -166,7 +166,8 @@ def _unwatch(condition: Any, event: threading.Event) -> None:
 def waitforqueues(
     queues: Sequence["queue.Queue[Any]"], timeout: Timeout = None
 ) -> List["queue.Queue[Any]"]:
-    """Wait for one or more queues to hold an item. None is taken.
+    """Wait for one or more queues to hold an item, or to be shut down (Python 3.13): get() does not
+    block then. No item is taken.
 
     queues: a list of queue.Queue
     timeout: seconds (int or float); None: without limit
@@ -209,4 +210,4 @@ def _wait_until_ready(
 
 
 def _ready(queues: "List[queue.Queue[Any]]") -> "List[queue.Queue[Any]]":
-    return [each for each in queues if each.qsize()]
+    return [each for each in queues if each.qsize() or getattr(each, "is_shutdown", False)]

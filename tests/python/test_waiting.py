@@ -1,4 +1,5 @@
 import queue
+import sys
 import threading
 import time
 
@@ -247,3 +248,29 @@ def test_a_queue_given_twice(make_queue):
     ready = make_queue()
     ready.put(1)
     assert waitforqueues([ready, ready]) == [ready, ready]
+
+
+has_shutdown = pytest.mark.skipif(
+    sys.version_info < (3, 13), reason="queues cannot be shut down"
+)
+
+
+@has_shutdown
+def test_a_queue_that_is_shut_down(make_queue):
+    shut, empty = make_queue(), make_queue()
+    shut.shutdown()
+    assert waitforqueues([empty, shut], timeout=10) == [shut]
+
+
+@has_shutdown
+@pytest.mark.parametrize("immediate", [False, True])
+def test_a_queue_that_is_shut_down_during_the_wait(make_queue, immediate):
+    shut, empty, results = make_queue(), make_queue(), []
+    waiter = threading.Thread(
+        target=lambda: results.append(waitforqueues([empty, shut], timeout=10))
+    )
+    waiter.start()
+    assert eventually(lambda: type(shut.not_empty) is not threading.Condition)
+    shut.shutdown(immediate)
+    waiter.join()
+    assert results == [[shut]]
