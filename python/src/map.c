@@ -332,7 +332,8 @@ static PyObject *chunk_take(map_chunk *chunk, Py_ssize_t i) {
         PyErr_SetString(PyExc_RuntimeError, "the interpreter ended before the task");
         return NULL;
     }
-    PyException_SetTraceback(error, Py_None); /* raised for each element anew */
+    if (error == chunk->error) /* raised for each element anew */
+        PyException_SetTraceback(error, Py_None);
     if (PyErr_GivenExceptionMatches(error, PyExc_StopIteration))
         return raise_stop_iteration(error);
     return exception_raise(error);

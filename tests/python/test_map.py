@@ -2,6 +2,7 @@ import concurrent.futures
 import itertools
 import operator
 import threading
+import traceback
 import weakref
 
 import pytest
@@ -161,6 +162,13 @@ def test_stop_iteration_of_an_element_does_not_end_the_map(any_pool, chunksize):
     assert isinstance(found[2], RuntimeError)
     assert isinstance(found[2].__cause__, StopIteration)
     assert "raise_if" in found[2].traceback
+
+
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_errors_of_threads_keep_their_frames(thread_pool, chunksize):
+    future = thread_pool.map(tasks.fail_if, [1] * 4, range(4), chunksize=chunksize)
+    frames = traceback.extract_tb(outcomes(future.result())[1].__traceback__)
+    assert frames[-1].name == "fail_if"
 
 
 def test_an_error_of_the_first_element(any_pool):
