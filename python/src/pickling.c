@@ -151,8 +151,9 @@ static PyObject *pickle_function(PyObject *function) {
 PyObject *pickling_function(PyObject *function) {
     if (function == last_function)
         return Py_NewRef(last_pickled);
-    /* Plain functions and classes are pickled by name. Anything else may have a state. */
-    bool by_name = PyFunction_Check(function) || PyType_Check(function) ||
+    /* Plain functions and classes are pickled by name. Anything else may have a state, or compare equal to
+     * another: classes whose metaclass says so. */
+    bool by_name = PyFunction_Check(function) || PyType_CheckExact(function) ||
                    (PyCFunction_CheckExact(function) &&
                     (PyCFunction_GET_SELF(function) == NULL ||
                      PyModule_Check(PyCFunction_GET_SELF(function))));

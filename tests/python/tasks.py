@@ -67,6 +67,34 @@ class Counter:
         return 2 * number
 
 
+class AllEqual(type):
+    def __eq__(cls, other):
+        return isinstance(other, AllEqual)
+
+    def __hash__(cls):
+        return 1
+
+
+class EqualOne(metaclass=AllEqual):
+    pass
+
+
+class EqualTwo(metaclass=AllEqual):
+    pass
+
+
+class Unhashable(type):
+    def __eq__(cls, other):
+        return cls is other
+
+
+class OfUnhashable(metaclass=Unhashable):
+    """No object of it could be pickled."""
+
+    def __new__(cls):
+        return 5
+
+
 class Colour(enum.Enum):
     RED = 1
     GREEN = 2

@@ -72,6 +72,12 @@ def test_any_callable(any_pool, function, args, expected):
     assert any_pool.schedule(function, args=args).result() == expected
 
 
+def test_classes_that_compare_in_their_own_way(any_pool):
+    for kind in tasks.EqualOne, tasks.EqualTwo:
+        assert type(any_pool.schedule(kind).result()) is kind
+    assert any_pool.schedule(tasks.OfUnhashable).result() == 5
+
+
 def test_returns_futures(process_pool, thread_pool):
     process_future = process_pool.schedule(int)
     thread_future = thread_pool.schedule(int)
