@@ -1,6 +1,7 @@
 """synchronized and sighandler."""
 
 import functools
+import os
 import signal
 import threading
 from typing import Any, Callable, List, TypeVar, overload
@@ -12,6 +13,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 _default_lock = threading.Lock()
 
 
+def _renew_default_lock() -> None:
+    """In the child of a fork: what another thread had there would stay locked. Whoever forked under the
+    old one releases that."""
+    global _default_lock
+    _default_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_default_lock)
+
+
 @overload
 def synchronized(lock: F, /) -> F: ...
 @overload
@@ -21,16 +32,16 @@ def synchronized(lock: Any = None) -> Any:
 
     lock: a Lock, RLock or Semaphore of threading or multiprocessing, or what else has acquire() and
         release(); None: one threading.Lock that all functions decorated so share, so that one of them
-        at a time is executed
+        at a time is executed; a forked process has its own
 
     With or without arguments: @synchronized, @synchronized(lock).
     """
     if lock is None:
-        return lambda function: _synchronize(function, _default_lock)
+        return lambda function: _synchronize(function, None)
     if hasattr(lock, "acquire") and hasattr(lock, "release"):
         return lambda function: _synchronize(function, lock)
     if callable(lock):
-        return _synchronize(lock, _default_lock)
+        return _synchronize(lock, None)
     raise TypeError(f"lock must have acquire() and release(), {type(lock).__name__} has not")
 
 
@@ -40,11 +51,12 @@ def _synchronize(function: F, lock: Any) -> F:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        lock.acquire()
+        taken = _default_lock if lock is None else lock
+        taken.acquire()
         try:
             return function(*args, **kwargs)
         finally:
-            lock.release()
+            taken.release()
 
     return call  # type: ignore[return-value]
 

@@ -667,6 +667,11 @@ def increment_file_synchronized(lock, path, times):
         increment(path)
 
 
+@synchronized
+def call_synchronized(function, *args):
+    return function(*args)
+
+
 def fibonacci(n):
     return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
 

@@ -1,10 +1,12 @@
 import inspect
 import multiprocessing
+import os
 import threading
 import time
 
 import pytest
 from pebble import synchronized
+from pebble.concurrent import process
 
 import tasks
 
@@ -227,3 +229,17 @@ def test_a_lock_of_the_users_own():
 
     synchronized(Lock())(lambda: calls.append("call"))()
     assert calls == ["acquire", "call", "release"]
+
+
+def test_a_forked_process_has_the_default_lock_of_its_own(only_fork):
+    """Whoever has it is no thread of the process."""
+    call = synchronized(lambda: process(tasks.call_synchronized)(tasks.value, 5).result(10))
+    assert call() == 5
+
+
+def test_a_fork_in_a_function_that_is_synchronized():
+    """In the child the function ends, too."""
+    pid = synchronized(os.fork)()
+    if pid == 0:
+        os._exit(tasks.call_synchronized(tasks.value, 5))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
