@@ -73,10 +73,16 @@ def start(context: Context) -> Start:
 
 
 def _command() -> List[str]:
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    """The package is loaded from where it is here. The search path stays as it is: what else is in that
+    folder must not replace the standard library."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     code = (
-        f"import sys; sys.path.insert(0, {package!r}); "
-        "from pebble._worker import main; sys.path.pop(0); main()"
+        "import sys; from importlib.machinery import PathFinder; "
+        "from importlib.util import module_from_spec; "
+        f"spec = PathFinder.find_spec('pebble', [{folder!r}]); "
+        "sys.modules['pebble'] = package = module_from_spec(spec); "
+        "spec.loader.exec_module(package); "
+        "from pebble._worker import main; main()"
     )
     executable = os.fsdecode(multiprocessing.spawn.get_executable())
     flags: List[str] = multiprocessing.util._args_from_interpreter_flags()  # type: ignore[attr-defined]

@@ -1,6 +1,8 @@
 """The package as it is installed."""
 
 import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
 
@@ -88,3 +90,24 @@ if __name__ == "__main__":
         [sys.executable, "-c", source], capture_output=True, text=True, timeout=20
     )
     assert (run.stdout, run.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_what_is_beside_the_package_does_not_replace_the_standard_library(
+    run, tmp_path, method
+):
+    folder = tmp_path / "packages"
+    shutil.copytree(os.path.dirname(pebble.__file__), folder / "pebble")
+    (folder / "typing.py").write_text("raise ImportError('not the typing that was meant')")
+    source = f"""
+        import sys, typing
+        sys.path.insert(0, {os.fspath(folder)!r})
+        import pebble
+        del sys.path[0]
+
+        if __name__ == "__main__":
+            with pebble.ProcessPool(max_workers=1, context={method!r}) as pool:
+                where = "__import__('sys').modules['pebble'].__file__"
+                print(pool.schedule(eval, args=(where,)).result())
+    """
+    assert run(source).strip() == os.fspath(folder / "pebble" / "__init__.py")
