@@ -31,7 +31,13 @@ T = TypeVar("T")
 
 
 @overload
-def process(timeout: Callable[P, T], /) -> Callable[P, ProcessFuture[T]]: ...
+def process(
+    timeout: Callable[P, T],
+    /,
+    name: Optional[str] = None,
+    *,
+    context: Context = None,
+) -> Callable[P, ProcessFuture[T]]: ...
 @overload
 def process(
     timeout: Union[None, int, float] = None,
@@ -57,11 +63,11 @@ def process(
     With the start method fork, function and arguments are inherited and need not be picklable; the
     result is pickled always.
     """
+    _check_name(name)
+    start_method(context)
     if callable(timeout):
         return _in_process(timeout, None, name, context)
     _check_timeout(timeout)
-    _check_name(name)
-    start_method(context)
     return lambda function: _in_process(function, timeout, name, context)
 
 

@@ -38,6 +38,9 @@ def with_arguments(text: str, *, more: int = 0) -> int:
     return len(text) + more
 
 
+called_with_a_name = concurrent.process(length, name="name", context="spawn")
+
+
 @concurrent.thread
 def in_thread(text: str) -> int:
     return len(text)
@@ -68,6 +71,7 @@ def check() -> None:
     assert_type(future.cancel(), bool)
     assert_type(future.pid, Optional[int])
     assert_type(with_arguments("text", more=1).result(), int)
+    assert_type(called_with_a_name("text").result(), int)
     assert_type(in_thread("text").result(), int)
     assert_type(in_named_thread("text").result(), int)
     assert_type(one_at_a_time("text"), int)
