@@ -47,6 +47,12 @@ int future_set_call(future_object *self, PyObject *function, PyObject *args,
     return 0;
 }
 
+void call_clear(future_call *call) {
+    Py_CLEAR(call->function);
+    Py_CLEAR(call->args);
+    Py_CLEAR(call->kwargs);
+}
+
 const future_audience future_nobody = {0};
 
 future_audience *future_audience_make(future_object *self) {
@@ -157,7 +163,7 @@ int future_become_known(future_object *self) {
         pebble_future_unref(self->engine);
         self->engine = NULL;
         if (self->call != NULL)
-            Py_CLEAR(self->call->args);
+            call_clear(self->call);
     }
     outcome_clear(&found);
     pebble_future_unref(engine);

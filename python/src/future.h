@@ -63,6 +63,9 @@ future_audience *future_audience_make(future_object *self);
 int future_set_call(future_object *self, PyObject *function, PyObject *args,
                     PyObject *kwargs);
 
+/* Gives up what it holds: it has run, or will not. */
+void call_clear(future_call *call);
+
 /* For subtypes. */
 int future_traverse(PyObject *self, visitproc visit, void *arg);
 int future_clear(PyObject *self);

@@ -39,11 +39,8 @@ int future_traverse(PyObject *object, visitproc visit, void *arg) {
 
 int future_clear(PyObject *object) {
     future_object *self = (future_object *)object;
-    if (self->call != NULL) {
-        Py_CLEAR(self->call->function);
-        Py_CLEAR(self->call->args);
-        Py_CLEAR(self->call->kwargs);
-    }
+    if (self->call != NULL)
+        call_clear(self->call);
     if (self->audience != NULL) {
         Py_CLEAR(self->audience->condition);
         Py_CLEAR(self->audience->waiters);

@@ -1,4 +1,5 @@
 import collections
+import concurrent.futures
 import functools
 import multiprocessing
 import threading
@@ -217,6 +218,21 @@ def test_arguments_are_released(thread_pool):
     future.result()
     del argument, future
     assert gone.wait(5)
+
+
+def test_a_cancelled_call_is_released(started, release):
+    function, argument = tasks.Counter(1), tasks.Counter(2)
+    gone = [weakref.ref(each) for each in (function, argument)]
+    with ThreadPool(max_workers=1) as pool:
+        pool.schedule(tasks.hold, args=(started, release))
+        assert started.wait()
+        future = pool.schedule(function, kwargs={"number": argument})
+        del function, argument
+        assert future.cancel()
+        with pytest.raises(concurrent.futures.CancelledError):
+            future.result()
+        assert [each() for each in gone] == [None, None]
+        release.set()
 
 
 def test_pid_of_the_process_that_runs_it(process_pool, started, release):
