@@ -20,6 +20,9 @@ void deferred_push(void *context);
 /* A thread worker whose task is over: this thread drains before it runs any other Python code. */
 void deferred_drain_next(void);
 
+/* In the child of a fork, where a thread that was about to ask for a drain is no more. */
+void deferred_forked(void);
+
 /* Drops them: runs any Python code. */
 void deferred_drain(void);
 

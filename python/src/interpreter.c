@@ -41,9 +41,14 @@ static void note_process(void) {
     process = getpid();
 }
 
+static void forked(void) {
+    note_process();
+    deferred_forked();
+}
+
 int interpreter_note_process(void) {
     note_process();
-    return pthread_atfork(NULL, NULL, note_process);
+    return pthread_atfork(NULL, NULL, forked);
 }
 
 pid_t interpreter_process(void) {
