@@ -210,4 +210,4 @@ def _wait_until_ready(
 
 
 def _ready(queues: "List[queue.Queue[Any]]") -> "List[queue.Queue[Any]]":
-    return [each for each in queues if each.qsize() or getattr(each, "is_shutdown", False)]
+    return [each for each in queues if each.qsize() or getattr(each, "is_shutdown", None) is True]

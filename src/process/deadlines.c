@@ -14,6 +14,7 @@
 #include "process/tree.h"
 
 static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
+static const int64_t frozen_ns = INT64_C(1000000000);
 static const int64_t start_margin_ns =
     INT64_C(1000000000); /* for a worker to take a task */
 
@@ -153,11 +154,13 @@ void worker_check_deadline(process_worker *worker) {
 
 /* ---- The timer ---- */
 
-/* It should have gone by now. */
+/* It should have gone by now. A zygote that has not answered yet has no workers to lose; but if this is
+ * seen so late that the program cannot have run meanwhile, the zygote may not have either. */
 static void end_late(process_worker *worker, int64_t now_ns) {
     process_pool *pool = worker->pool;
     bool kills = worker->state == WORKER_KILLING && !worker->kill_begun;
-    if (!worker->reminded && pool->zygote_answered) { /* else it has no workers to lose */
+    bool was_frozen = now_ns - worker->limit_ns > frozen_ns;
+    if (!worker->reminded && (pool->zygote_answered || was_frozen)) {
         worker->reminded = true;
         worker->limit_ns = after(now_ns, kill_margin_ns);
         zygote_continue(pool);

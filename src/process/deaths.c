@@ -300,6 +300,8 @@ static void process_ended(supervisor_source *source, const os_poller_event *even
     worker->ended = true;
     if (worker->state != WORKER_KILLING || worker->kill_begun)
         worker_limit_report(worker);
+    else
+        zygote_continue(worker->pool); /* the limit for its kill may be long */
     pthread_mutex_unlock(&worker->pool->base.lock);
 }
 

@@ -60,7 +60,7 @@ static sigset_t mask_before_fork;
 static _Atomic bool pending[SIGNALS];
 static _Atomic uint32_t bell;
 static _Thread_local bool is_dispatcher;
-static bool dispatcher_forked; /* this process is a child of one of its calls */
+static bool dispatcher_forked; /* by a call that has not returned in this child */
 
 static void registry_lock(sigset_t *mask_before) {
     sigset_t all;
@@ -98,7 +98,8 @@ static void dispatch_one(int signal) {
 
 static void dispatcher_run(void *unused);
 
-/* A function has ended the thread; in a child that it forked, with that the child. If there cannot be another, this one goes on all the same. */
+/* A function has ended the thread; in a child that it forked, with that the child. If there cannot be
+ * another, this one goes on all the same. */
 static void leave_to_successor(void *unused) {
     if (dispatcher_forked)
         return;
@@ -115,6 +116,7 @@ static void dispatcher_run(void *unused) {
         for (int signal = 1; signal < SIGNALS; signal++) {
             if (atomic_load_explicit(&pending[signal], memory_order_relaxed))
                 dispatch_one(signal);
+            dispatcher_forked = false;
         }
         if (atomic_load_explicit(&bell, memory_order_relaxed) == seen)
             os_futex_wait(&bell, seen, OS_NO_DEADLINE);

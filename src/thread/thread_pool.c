@@ -393,9 +393,12 @@ static void set_sleepers(thread_pool *pool) {
 
 /* Also if the hook ends the thread. Under the lock. */
 static void end_sleep(thread_worker *worker) {
+    thread_pool *pool = worker->pool;
     worker->sleeps = false;
-    worker->pool->idle--;
-    set_sleepers(worker->pool);
+    pool->idle--;
+    if (pool->woken > pool->idle) /* it was woken, and has not seen it */
+        pool->woken = pool->idle;
+    set_sleepers(pool);
 }
 
 /* Under the lock, which it gives up meanwhile. */
@@ -486,6 +489,7 @@ static pebble_future *find_work(thread_worker *worker) {
 /* The next task: from the window if that is all it takes. */
 static pebble_future *next_task(thread_worker *worker) {
     thread_pool *pool = worker->pool;
+    pthread_testcancel(); /* asked for while it had no task: none is to fail for that */
     pebble_future *future = worker->initialized && pool->base.settings.max_tasks == 0 &&
                                     !atomic_load(&pool->broken)
                                 ? take_from_window(pool)
