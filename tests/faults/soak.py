@@ -42,6 +42,7 @@ from support import (  # noqa: E402
     eventually,
     go_on_below_a_reaper,
     helper_of_multiprocessing,
+    kill,
     memory_in_use,
     orphans,
     threads,
@@ -93,7 +94,8 @@ def perform(actions, seconds, seed):
 def belongings():
     processes = sum(not helper_of_multiprocessing(pid) for pid in descendants())
     return {
-        "processes": processes + len(orphans()),
+        "processes": processes,
+        "orphans": len(orphans()),
         "threads": len(threads()),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "channels": inventory.holdings()["channel"],
@@ -136,6 +138,10 @@ def soak(seconds, seed):
     pool = run.pool = None
     eventually(lambda: not any(left_behind(before).values()), 10)
     left = left_behind(before)
+    if run.kills.zygotes:  # what a worker had left that had ended then: docs/reliability.md
+        run.actions["process let go with the zygote"] += left.pop("orphans")
+        for pid in orphans():
+            kill(pid)
     print_figures(run, seconds, left, growth, more_objects)
     has_grown = growth > GROWTH_ALLOWED or more_objects > OBJECTS_ALLOWED
     return (
