@@ -81,8 +81,10 @@ class Kills:
         self.lock, self.killed, self.zygotes = threading.Lock(), {}, 0
 
     def note(self, pids):
+        now = time.monotonic()
         with self.lock:
-            self.killed.update(dict.fromkeys(pids, time.monotonic()))
+            self.killed = {pid: at for pid, at in self.killed.items() if now - at < LOST_AFTER}
+            self.killed.update(dict.fromkeys(pids, now))
 
     def explain(self, error):
         with self.lock:
