@@ -30,21 +30,20 @@ static pebble_error invalid(const char *function, const char *problem) {
 
 /* Copies caller's options of its own struct_size over defaults of ours: a program built with an
  * older, shorter struct gets the defaults for what it does not know. */
-static bool copy_options(void *ours, size_t our_size, const void *theirs,
-                         size_t first_fields) {
+static bool copy_options(void *ours, size_t our_size, const void *theirs) {
     size_t their_size;
     if (theirs == NULL)
         return true;
     memcpy(&their_size, theirs, sizeof their_size);
-    if (their_size < first_fields || their_size % sizeof their_size != 0 ||
+    /* With the field behind struct_size at least, and none cut. */
+    if (their_size < 2 * sizeof their_size || their_size % sizeof their_size != 0 ||
         their_size > 16 * our_size)
         return false;
     memcpy(ours, theirs, their_size < our_size ? their_size : our_size);
     return true;
 }
 
-#define COPY_OPTIONS(ours, theirs)                                                       \
-    copy_options(ours, sizeof *(ours), theirs, 2 * sizeof(size_t))
+#define COPY_OPTIONS(ours, theirs) copy_options(ours, sizeof *(ours), theirs)
 
 static pebble_error check_pool_options(const pebble_pool_options *options, bool threads,
                                        const char *name) {

@@ -264,6 +264,7 @@ static pebble_future *schedule_for_halted(pebble_pool *pool) {
     return future;
 }
 
+/* Three of them side by side, as each takes as long as the limits are. */
 static void test_zygote_stopped(void **unused) {
     (void)unused;
     pebble_pool *third = new_pool(1);

@@ -1109,70 +1109,6 @@ static void test_pool_made_and_used_by_a_thread_that_ends(void **state) {
     close_join_free(self.pool);
 }
 
-/* ---- Threads that are cancelled; a stop beside the first task ---- */
-
-static void *use_cancelled(void *context) {
-    pebble_pool *pool = context;
-    pthread_cancel(pthread_self());
-    pebble_future *first = schedule(pool, nothing, NULL, 0, 0);
-    pebble_future *second = schedule(pool, nothing, NULL, 0, 0);
-    pebble_future_cancel(second);
-    pebble_future_unref(first);
-    pebble_future_unref(second);
-    pthread_testcancel();
-    return NULL;
-}
-
-/* No call is a point where it ends, with locks held. */
-static void test_used_by_a_thread_that_is_cancelled(void **unused) {
-    pthread_t thread;
-    void *result;
-    pid_t zygote, now;
-    (void)unused;
-    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
-    assert_int_equal(pthread_create(&thread, NULL, use_cancelled, pool), 0);
-    pthread_join(thread, &result);
-    assert_ptr_equal(result, PTHREAD_CANCELED);
-    assert_int_equal(process_children(getpid(), &zygote, 1), 1);
-    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
-    assert_int_equal(process_children(getpid(), &now, 1), 1);
-    assert_int_equal(now, zygote); /* to which the cancel was no matter */
-    close_join_free(pool);
-}
-
-static void *schedule_first(void *context) {
-    pebble_future *future;
-    if (pebble_schedule(context, nothing, NULL, 0, 0, &future) == PEBBLE_OK)
-        pebble_future_unref(future);
-    return NULL;
-}
-
-static void *ask_for_info(void *context) {
-    pebble_pool_info info = PEBBLE_POOL_INFO_INIT;
-    for (int i = 0; i < 200; i++)
-        pebble_pool_get_info(context, &info);
-    return NULL;
-}
-
-/* The pool ends with its zygote, though that may come about meanwhile. */
-static void test_stopped_beside_the_first_task(void **unused) {
-    pthread_t threads[2];
-    (void)unused;
-    for (int i = 0; i < 200; i++) {
-        pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
-        assert_int_equal(pthread_create(&threads[0], NULL, schedule_first, pool), 0);
-        assert_int_equal(pthread_create(&threads[1], NULL, ask_for_info, pool), 0);
-        usleep((useconds_t)(i * 3)); /* a fork takes some hundred microseconds */
-        expect_ok(pebble_pool_stop(pool));
-        expect_ok(pebble_pool_join(pool, DEADLINE_NS));
-        pid_t left;
-        assert_int_equal(process_children(getpid(), &left, 1), 0);
-        for (int t = 0; t < 2; t++)
-            pthread_join(threads[t], NULL);
-        pebble_pool_free(pool);
-    }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         supported_test(test_default_size),
@@ -1221,8 +1157,6 @@ int main(void) {
         supported_test(test_output_is_seen_when_the_task_has_ended),
         supported_test(test_programs_executed_get_no_descriptors),
         supported_test(test_pool_made_and_used_by_a_thread_that_ends),
-        supported_test(test_used_by_a_thread_that_is_cancelled),
-        supported_test(test_stopped_beside_the_first_task),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

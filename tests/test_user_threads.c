@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "platform/platform.h"
 #include "support.h"
 
 typedef struct area {
@@ -326,6 +327,37 @@ static void test_fault_handler(void **state) {
     assert_int_equal(program_wait(program_start(fault_in_callback_program, NULL)), 42);
 }
 
+/* ---- A thread of the program that is cancelled ---- */
+
+static void *use_cancelled(void *context) {
+    pebble_pool *pool = context;
+    pthread_cancel(pthread_self());
+    pebble_future *first = schedule(pool, nothing, NULL, 0, 0);
+    pebble_future *second = schedule(pool, nothing, NULL, 0, 0);
+    pebble_future_cancel(second);
+    pebble_future_unref(first);
+    pebble_future_unref(second);
+    pthread_testcancel();
+    return NULL;
+}
+
+/* No call is a point where it ends, with locks held. */
+static void test_used_by_a_thread_that_is_cancelled(void **state) {
+    pthread_t thread;
+    void *result;
+    pid_t zygote, now;
+    (void)state;
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    assert_int_equal(pthread_create(&thread, NULL, use_cancelled, pool), 0);
+    pthread_join(thread, &result);
+    assert_ptr_equal(result, PTHREAD_CANCELED);
+    assert_int_equal(process_children(getpid(), &zygote, 1), 1);
+    expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
+    assert_int_equal(process_children(getpid(), &now, 1), 1);
+    assert_int_equal(now, zygote); /* to which the cancel was no matter */
+    close_join_free(pool);
+}
+
 /* ---- Hooks that end the thread; a cancel that comes to nothing; a thread without its initializer ---- */
 
 static void end_in_start(void *context, const char *name) {
@@ -352,7 +384,7 @@ static void end_in_idle(void *context) {
         pthread_exit(NULL);
 }
 
-/* Before it spins and before it sleeps: others do its work. */
+/* Before it spins, or sleeps: others do its work. */
 static void test_idle_hook_ends_thread(void **state) {
     static const pebble_hooks hooks = {.struct_size = sizeof hooks,
                                        .worker_idle = end_in_idle};
@@ -363,6 +395,65 @@ static void test_idle_hook_ends_thread(void **state) {
         expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
         counter_expect(&shared->called, i);
     }
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    close_join_free(pool);
+}
+
+/* Of a thread, the call before it sleeps; if it can spin it is called before that, too. */
+static uint32_t sleep_call(void) {
+    return os_spinning_helps() ? 2 : 1;
+}
+
+static void end_when_woken(void *context) {
+    (void)context;
+    if (counter_add(&shared->called, 1) == sleep_call()) {
+        counter_wait(&shared->left, 1);
+        pthread_exit(NULL);
+    }
+}
+
+/* It takes the wake along that was for it, and no other. */
+static void test_idle_hook_ends_a_woken_thread(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .worker_idle = end_when_woken};
+    (void)state;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    counter_expect(&shared->called, sleep_call());
+    pebble_future *future = schedule(pool, run, NULL, 0, 0); /* which wakes it */
+    counter_add(&shared->left, 1);
+    expect_end(future, PEBBLE_OK);
+    counter_expect(&shared->called,
+                   2 * sleep_call()); /* its successor is about to sleep */
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    close_join_free(pool);
+}
+
+static void note_idle(void *context) {
+    (void)context;
+    counter_add(&shared->called, 1);
+}
+
+static int tell_thread(pebble_task *task, const void *input, size_t size) {
+    pthread_t self = pthread_self();
+    (void)input, (void)size;
+    return (int)pebble_task_write(task, &self, sizeof self);
+}
+
+/* A cancel that comes while it has no task fails none. */
+static void test_cancel_of_an_idle_thread(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .worker_idle = note_idle};
+    pthread_t thread;
+    (void)state;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
+    pebble_future *future = schedule(pool, tell_thread, NULL, 0, 0);
+    expect_ok(pebble_future_copy_result(future, DEADLINE_NS, &thread, sizeof thread));
+    pebble_future_unref(future);
+    counter_expect(&shared->called, sleep_call());
+    pthread_cancel(thread);
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
     close_join_free(pool);
 }
@@ -482,8 +573,11 @@ int main(void) {
         TEST(callback_forks),
         TEST(mask_is_that_of_the_starter),
         TEST(fault_handler),
+        TEST(used_by_a_thread_that_is_cancelled),
         TEST(start_hook_ends_thread),
         TEST(idle_hook_ends_thread),
+        TEST(idle_hook_ends_a_woken_thread),
+        TEST(cancel_of_an_idle_thread),
         TEST(cancel_does_not_reach_the_next_task),
         TEST(element_ends_thread),
         TEST(failed_initializer_runs_nothing),

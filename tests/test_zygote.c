@@ -325,6 +325,41 @@ static void test_new_zygote_whose_fork_blocks(void **state) {
     close_join_free(other);
 }
 
+/* ---- A stop beside the first task ---- */
+
+static void *schedule_first(void *context) {
+    pebble_future *future;
+    if (pebble_schedule(context, nothing, NULL, 0, 0, &future) == PEBBLE_OK)
+        pebble_future_unref(future);
+    return NULL;
+}
+
+static void *ask_for_info(void *context) {
+    pebble_pool_info info = PEBBLE_POOL_INFO_INIT;
+    for (int i = 0; i < 200; i++)
+        pebble_pool_get_info(context, &info);
+    return NULL;
+}
+
+/* The pool ends with its zygote, though that may come about meanwhile. */
+static void test_stopped_beside_the_first_task(void **state) {
+    pthread_t threads[2];
+    (void)state;
+    for (int i = 0; i < 200; i++) {
+        pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+        assert_int_equal(pthread_create(&threads[0], NULL, schedule_first, pool), 0);
+        assert_int_equal(pthread_create(&threads[1], NULL, ask_for_info, pool), 0);
+        usleep((useconds_t)(i * 3)); /* a fork takes some hundred microseconds */
+        expect_ok(pebble_pool_stop(pool));
+        expect_ok(pebble_pool_join(pool, DEADLINE_NS));
+        pid_t left;
+        assert_int_equal(process_children(getpid(), &left, 1), 0);
+        for (int t = 0; t < 2; t++)
+            pthread_join(threads[t], NULL);
+        pebble_pool_free(pool);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -338,6 +373,7 @@ int main(void) {
         TEST(lost_before_it_told_of_an_untied_worker),
         TEST(messages_of_one_that_has_died),
         TEST(new_zygote_whose_fork_blocks),
+        TEST(stopped_beside_the_first_task),
     };
     return cmocka_run_group_tests_name("zygote", tests, NULL, NULL);
 }

@@ -14,7 +14,8 @@
 #include "process/tree.h"
 
 static const int64_t kill_margin_ns = INT64_C(5000000000); /* for the zygote to report */
-static const int64_t frozen_ns = INT64_C(1000000000);
+static const int64_t frozen_ns =
+    INT64_C(1000000000); /* so late only somebody is who could not run */
 static const int64_t start_margin_ns =
     INT64_C(1000000000); /* for a worker to take a task */
 

@@ -44,7 +44,8 @@ int supervisor_add(supervisor_source *source, bool bell);
 void supervisor_remove(supervisor_source *source);
 
 /* Has a bell be heard as if it had been rung, whatever its worker has made of its descriptor: without
- * writing there, which could block. Any thread; nothing happens if it has been removed. */
+ * writing there, which could block. Any thread, hence its descriptor besides: that in the source goes when
+ * it is removed; then nothing happens. */
 void supervisor_ring(supervisor_source *source, int fd);
 
 void supervisor_want_write(supervisor_source *source, bool want);

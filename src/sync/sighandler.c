@@ -94,6 +94,7 @@ static void dispatch_one(int signal) {
     registry_unlock(&mask);
     if (is_pending && called.function != NULL)
         called.function(signal, called.context);
+    dispatcher_forked = false;
 }
 
 static void dispatcher_run(void *unused);
@@ -116,7 +117,6 @@ static void dispatcher_run(void *unused) {
         for (int signal = 1; signal < SIGNALS; signal++) {
             if (atomic_load_explicit(&pending[signal], memory_order_relaxed))
                 dispatch_one(signal);
-            dispatcher_forked = false;
         }
         if (atomic_load_explicit(&bell, memory_order_relaxed) == seen)
             os_futex_wait(&bell, seen, OS_NO_DEADLINE);

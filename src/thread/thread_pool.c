@@ -285,12 +285,12 @@ static dropped drop_all(thread_pool *pool) {
 
 /* Ends what was dropped: failure NULL is cancelled. Without the lock. */
 static void end_dropped(thread_pool *pool, dropped *all, const pebble_failure *failure) {
+    /* cancel() takes a task that is STOPPING for one that ends as cancelled. */
+    uint32_t claimed = failure != NULL ? FUTURE_RUNNING : FUTURE_STOPPING;
     int64_t cancelled = 0;
     for (pebble_future *future = all->first, *next; future != NULL; future = next) {
         next = future->next;
-        if (!claim(future, failure != NULL
-                               ? FUTURE_RUNNING
-                               : FUTURE_STOPPING)) { /* cancelled, and counted, before */
+        if (!claim(future, claimed)) { /* cancelled, and counted, before */
             pebble_future_unref(future);
             atomic_fetch_sub(&pool->ghosts, 1);
             cancelled++;
@@ -412,8 +412,10 @@ static void sleep_idle(thread_worker *worker) {
     if (!has_incoming(pool)) {
         pthread_mutex_unlock(&pool->base.lock);
         call_idle_hook(pool);
-        while (atomic_load(&pool->wakes) == wakes)
+        while (atomic_load(&pool->wakes) == wakes) {
             os_futex_wait(&pool->wakes, wakes, OS_NO_DEADLINE);
+            pthread_testcancel(); /* asked for while it has no task: none is to fail for that */
+        }
         pthread_mutex_lock(&pool->base.lock);
         if (pool->woken > 0) /* more may come for one wake: only as many count */
             pool->woken--;
@@ -489,7 +491,7 @@ static pebble_future *find_work(thread_worker *worker) {
 /* The next task: from the window if that is all it takes. */
 static pebble_future *next_task(thread_worker *worker) {
     thread_pool *pool = worker->pool;
-    pthread_testcancel(); /* asked for while it had no task: none is to fail for that */
+    pthread_testcancel(); /* as in sleep_idle() */
     pebble_future *future = worker->initialized && pool->base.settings.max_tasks == 0 &&
                                     !atomic_load(&pool->broken)
                                 ? take_from_window(pool)

@@ -40,6 +40,7 @@ from soak_actions import LOST_AFTER, Actions  # noqa: E402
 from support import (  # noqa: E402
     descendants,
     eventually,
+    gone,
     go_on_below_a_reaper,
     helper_of_multiprocessing,
     kill,
@@ -94,8 +95,7 @@ def perform(actions, seconds, seed):
 def belongings():
     processes = sum(not helper_of_multiprocessing(pid) for pid in descendants())
     return {
-        "processes": processes,
-        "orphans": len(orphans()),
+        "processes": processes + len(orphans()),
         "threads": len(threads()),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "channels": inventory.holdings()["channel"],
@@ -137,11 +137,11 @@ def soak(seconds, seed):
         run.join(pool)
     pool = run.pool = None
     eventually(lambda: not any(left_behind(before).values()), 10)
+    for pid in filter(run.kills.explain_orphan, orphans()):
+        run.count("process let go with the zygote", 0)
+        kill(pid)
+        gone(pid, 10)
     left = left_behind(before)
-    if run.kills.zygotes:  # what a worker had left that had ended then: docs/reliability.md
-        run.actions["process let go with the zygote"] += left.pop("orphans")
-        for pid in orphans():
-            kill(pid)
     print_figures(run, seconds, left, growth, more_objects)
     has_grown = growth > GROWTH_ALLOWED or more_objects > OBJECTS_ALLOWED
     return (

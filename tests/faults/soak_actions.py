@@ -32,7 +32,17 @@ from soak_tasks import (
     reversed_bytes,
     timed_out,
 )
-from support import Flag, children, eventually, gone, kill, parent, state, threads
+from support import (
+    Flag,
+    children,
+    eventually,
+    gone,
+    kill,
+    parent,
+    start_time,
+    state,
+    threads,
+)
 
 LOST_AFTER = 60
 BY_SPAWN = {"close_fds": False}
@@ -78,7 +88,9 @@ class Kills:
     """
 
     def __init__(self):
-        self.lock, self.killed, self.zygotes = threading.Lock(), {}, 0
+        self.lock, self.killed = threading.Lock(), {}
+        self.zygotes = []
+        """When they were killed, on the clock of start_time()."""
 
     def note(self, pids):
         now = time.monotonic()
@@ -99,8 +111,14 @@ class Kills:
         kill(pid, signal.SIGSTOP)
         eventually(lambda: state(pid) in ("T", "Z", None))
         self.note(children(pid))
-        self.zygotes += 1
+        self.zygotes.append(time.clock_gettime(time.CLOCK_BOOTTIME))
         kill(pid)
+
+    def explain_orphan(self, pid):
+        """A worker had left it, and had ended, when the zygote was killed (docs/reliability.md): so it had
+        started not long before that, or, if such forks, not long after."""
+        started = start_time(pid)
+        return started is not None and any(-3 < started - at < 1 for at in self.zygotes)
 
 
 class Actions:
@@ -246,13 +264,13 @@ class Actions:
         """It has ended with the task; soon after, if that ends because it was killed."""
         way = chance.choice([by_double_fork, as_a_daemon, in_a_session])
         action = f"process left, {way.__name__}"
-        zygotes = self.kills.zygotes
+        zygotes = len(self.kills.zygotes)
         with tempfile.TemporaryDirectory() as folder:
             child, started = (Flag(os.path.join(folder, name)) for name in ("child", "started"))
             args = start_and_hang, way, child, started
             error = self.end_when_set(action, started, chance, *args)
             pids = child.numbers() if child.is_set() else []
-        zygote_killed = self.kills.zygotes > zygotes
+        zygote_killed = len(self.kills.zygotes) > zygotes
         late = zygote_killed or isinstance(error, ProcessExpired)
         if all(gone(pid, 5 if late else 0) for pid in pids):
             return

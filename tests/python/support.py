@@ -164,6 +164,12 @@ def parent(pid):
     return number and int(number)
 
 
+def start_time(pid):
+    """On CLOCK_BOOTTIME, to a hundredth of a second; None if there is no such process."""
+    ticks = _status(pid, 19)
+    return ticks and int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def helper_of_multiprocessing(pid):
     line = command_line(pid)
     return (
