@@ -365,7 +365,7 @@ static void call_idle_hook(const thread_pool *pool) {
         idle(hooks->context);
 }
 
-/* Also if the hook ends the thread. */
+/* Also if the thread ends in it. */
 static void end_spin(thread_worker *worker) {
     worker->spins = false;
     atomic_store(&worker->pool->spinning, 0);
@@ -382,6 +382,7 @@ static void spin(thread_worker *worker) {
         for (int i = 0; i < SPIN_ROUNDS && !has_incoming(pool); i++)
             os_spin_pause();
     } while (!has_incoming(pool) && os_now_ns() < until_ns);
+    pthread_testcancel(); /* as in sleep_idle() */
     end_spin(worker);
 }
 
@@ -391,7 +392,7 @@ static void set_sleepers(thread_pool *pool) {
     atomic_store(&pool->sleepers, sleepers);
 }
 
-/* Also if the hook ends the thread. Under the lock. */
+/* Also if the thread ends in it. Under the lock. */
 static void end_sleep(thread_worker *worker) {
     thread_pool *pool = worker->pool;
     worker->sleeps = false;
@@ -412,10 +413,9 @@ static void sleep_idle(thread_worker *worker) {
     if (!has_incoming(pool)) {
         pthread_mutex_unlock(&pool->base.lock);
         call_idle_hook(pool);
-        while (atomic_load(&pool->wakes) == wakes) {
+        while (atomic_load(&pool->wakes) == wakes)
             os_futex_wait(&pool->wakes, wakes, OS_NO_DEADLINE);
-            pthread_testcancel(); /* asked for while it has no task: none is to fail for that */
-        }
+        pthread_testcancel(); /* asked for while it has no task: none is to fail for that */
         pthread_mutex_lock(&pool->base.lock);
         if (pool->woken > 0) /* more may come for one wake: only as many count */
             pool->woken--;
