@@ -187,6 +187,14 @@ static void test_grandchild_makes_its_own_pools(void **state) {
     close_join_free(pool);
 }
 
+/* As a daemon does, then goes on: it lets go of the parent's pool and has pools of its own. */
+static int close_all_and_go_on(void *context) {
+    if (syscall(SYS_close_range, 3, ~0U, 0) != 0)
+        return 1;
+    pebble_pool_free(context);
+    return use_own_pools(NULL);
+}
+
 static int close_all(void *context) {
     (void)context;
     return syscall(SYS_close_range, 0, ~0U, 0) == 0 ? 0 : 1;
@@ -199,8 +207,10 @@ static void test_child_closes_all_descriptors(void **state) {
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
     pebble_future *runs = schedule(pool, pass_gate, &at, sizeof at, 0);
     counter_expect(&at->entered, 1);
-    for (int i = 0; i < 10; i++)
+    for (int i = 0; i < 10; i++) {
         assert_int_equal(program_wait(program_start(close_all, NULL)), 0);
+        assert_int_equal(program_wait(program_start(close_all_and_go_on, pool)), 0);
+    }
     assert_int_equal(take_int(schedule(pool, increment, &number, sizeof number, 0)), 6);
     counter_add(&at->leave, 1);
     expect_end(runs, PEBBLE_OK);

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -34,6 +35,56 @@ static bool pool_works(pebble_pool *pool) {
     for (int n = 0; n < HONEST; n++)
         right &= take_int(futures[n]) == n * n;
     return right;
+}
+
+/* ---- What a process has ---- */
+
+/* What the functions below change, but for descriptors and the name (which has a number). */
+typedef struct belongings {
+    struct rlimit limits[RLIM_NLIMITS];
+    sigset_t blocked, ignored;
+    mode_t mask;
+    uid_t user;
+    pid_t session;
+    int nice, dumpable, death_signal, adopts;
+    char directory[256];
+} belongings;
+
+static void note_belongings(belongings *here) {
+    memset(here, 0, sizeof *here);
+    for (int i = 0; i < RLIM_NLIMITS; i++)
+        getrlimit((__rlimit_resource_t)i, &here->limits[i]);
+    sigprocmask(SIG_SETMASK, NULL, &here->blocked);
+    sigemptyset(&here->ignored);
+    for (int i = 1; i < 32; i++) {
+        struct sigaction action;
+        if (sigaction(i, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+            sigaddset(&here->ignored, i);
+    }
+    here->mask = umask(0);
+    umask(here->mask);
+    here->user = geteuid();
+    here->session = getsid(0);
+    here->nice = getpriority(PRIO_PROCESS, 0);
+    here->dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    prctl(PR_GET_PDEATHSIG, &here->death_signal, 0, 0, 0);
+    prctl(PR_GET_CHILD_SUBREAPER, &here->adopts, 0, 0, 0);
+    if (getcwd(here->directory, sizeof here->directory) == NULL)
+        here->directory[0] = '\0';
+}
+
+static int tell_belongings(pebble_task *task, const void *input, size_t input_size) {
+    belongings here;
+    (void)input, (void)input_size;
+    note_belongings(&here);
+    return (int)pebble_task_write(task, &here, sizeof here);
+}
+
+static void get_belongings(pebble_pool *pool, belongings *of_worker) {
+    pebble_future *future = schedule(pool, tell_belongings, NULL, 0, 0);
+    expect_ok(
+        pebble_future_copy_result(future, DEADLINE_NS, of_worker, sizeof *of_worker));
+    pebble_future_unref(future);
 }
 
 static _Noreturn void stay(void) {
@@ -142,9 +193,15 @@ static int be_peculiar_and_stay(pebble_task *task, const void *input, size_t inp
     stay();
 }
 
+#define expect_same(field)                                                               \
+    assert_memory_equal(&after.field, &before.field, sizeof after.field)
+
+/* And the next worker is as it was. */
 static void check_peculiar_is_ended(pebble_function function, bool cancel) {
     peculiarity what = {.function = function, .done = shared_memory(sizeof(counter))};
+    belongings before, after;
     pebble_pool *pool = new_pool(1);
+    get_belongings(pool, &before);
     pebble_future *future = schedule(pool, be_peculiar_and_stay, &what, sizeof what,
                                      cancel ? 0 : TASK_TIMEOUT_NS);
     counter_expect(what.done, 1);
@@ -154,6 +211,18 @@ static void check_peculiar_is_ended(pebble_function function, bool cancel) {
     expect_end(future, cancel ? PEBBLE_ERR_TASK_CANCELLED : PEBBLE_ERR_TASK_TIMEOUT);
     assert_true(pid > 1);
     assert_false(process_lives(pid));
+    get_belongings(pool, &after);
+    expect_same(limits);
+    expect_same(blocked);
+    expect_same(ignored);
+    expect_same(mask);
+    expect_same(user);
+    expect_same(session);
+    expect_same(nice);
+    expect_same(dumpable);
+    expect_same(death_signal);
+    expect_same(adopts);
+    expect_same(directory);
     assert_true(pool_works(pool));
     close_join_free(pool);
 }

@@ -308,6 +308,7 @@ static void test_max_tasks_long_queue(void **state) {
     max_tasks_long_queue(1, 10, 500);
     max_tasks_long_queue(2, 7, 700);
     max_tasks_long_queue(3, 1, 100);
+    max_tasks_long_queue(3, 2, 300);
     max_tasks_long_queue(2, 100, 2000);
 }
 

@@ -87,6 +87,13 @@ static void start_double_fork(void) {
     waitpid(child, NULL, 0);
 }
 
+static void start_session(void) {
+    if (fork() == 0) {
+        setsid();
+        stay();
+    }
+}
+
 /* As a daemon does: session of its own, no ties left. */
 static void start_daemon(void) {
     pid_t child = fork();
@@ -136,13 +143,14 @@ typedef struct shape {
     uint32_t says; /* how often "started" is said without the task's own */
 } shape;
 
-enum { CHILD, PROGRAM, MANY, DOUBLE_FORK, DAEMON, DEEP, STUBBORN, SHAPES };
+enum { CHILD, PROGRAM, MANY, DOUBLE_FORK, SESSION, DAEMON, DEEP, STUBBORN, SHAPES };
 
 static const shape shapes[SHAPES] = {
     {"a child", start_child, 1},
     {"an executed program", start_program, 1},
     {"many children", start_many, 10},
     {"a grandchild", start_double_fork, 1},
+    {"a session of its own", start_session, 1},
     {"a daemon", start_daemon, 1},
     {"a deep tree", start_deep, 1},
     {"a stubborn child", start_stubborn, 1},
@@ -682,28 +690,54 @@ static void test_others_are_not_touched(void **state) {
     close_join_free(pool);
 }
 
-/* A child that holds the worker's standard output and other descriptors holds up nothing. */
-static void test_pipe_held_by_a_child(void **state) {
-    int pipe_fds[2], before = dup(STDOUT_FILENO);
-    char byte;
-    (void)state;
+/* ---- What a child holds ---- */
+
+/* A pool of which all processes have the pipe for their standard output. */
+static pebble_pool *pool_that_writes_to(int pipe_fd) {
+    int before = dup(STDOUT_FILENO);
     fflush(NULL);
-    assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
-    dup2(pipe_fds[1], STDOUT_FILENO); /* what the zygote and all after it get */
+    dup2(pipe_fd, STDOUT_FILENO); /* what the zygote and all after it get */
     pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
-    const order told = {CHILD, RETURNS};
-    pebble_future *future = schedule(pool, start_processes, &told, sizeof told, 0);
+    pebble_future *future = schedule(pool, nothing, NULL, 0, 0);
     pebble_error error = pebble_future_wait(future, DEADLINE_NS);
     dup2(before, STDOUT_FILENO);
     close(before);
-    close(pipe_fds[1]);
     assert_int_equal(error, PEBBLE_OK);
     expect_end(future, PEBBLE_OK);
-    assert_int_equal(alive(), 2);
+    return pool;
+}
+
+typedef enum tree_end { BY_CLOSE, BY_TIMEOUT, BY_CANCEL, BY_STOP } tree_end;
+
+/* A child that holds the worker's standard output and other descriptors holds up nothing. */
+static void check_pipe_held_by_a_child(tree_end how) {
+    static const pebble_error ends[] = {PEBBLE_OK, PEBBLE_ERR_TASK_TIMEOUT,
+                                        PEBBLE_ERR_TASK_CANCELLED,
+                                        PEBBLE_ERR_TASK_CANCELLED};
+    int64_t limit_ns = PEBBLE_MILLISECONDS(WITH_THREAD_SANITIZER ? 2000 : 300);
+    int pipe_fds[2];
+    char byte;
+    assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+    pebble_pool *pool = pool_that_writes_to(pipe_fds[1]);
+    close(pipe_fds[1]);
+    pebble_future *future = schedule_order(pool, CHILD, how == BY_CLOSE ? RETURNS : STAYS,
+                                           how == BY_TIMEOUT ? limit_ns : 0);
+    if (how == BY_CANCEL)
+        assert_true(pebble_future_cancel(future));
+    if (how == BY_STOP)
+        expect_ok(pebble_pool_stop(pool));
+    expect_end(future, ends[how]);
+    assert_int_equal(alive(), how == BY_CLOSE ? 2 : 0);
     close_join_free(pool);
     assert_int_equal(alive(), 0);
     assert_int_equal(read(pipe_fds[0], &byte, 1), 0); /* nobody holds the other end */
     close(pipe_fds[0]);
+}
+
+static void test_pipe_held_by_a_child(void **state) {
+    (void)state;
+    for (int how = BY_CLOSE; how <= BY_STOP; how++)
+        check_pipe_held_by_a_child((tree_end)how);
 }
 
 /* A stopped child takes SIGKILL, and SIGTERM when it is let go on. */

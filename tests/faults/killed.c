@@ -1,20 +1,26 @@
 /* Row 2: workers killed while nothing runs, one of them and all; the zygote killed while it is idle, while
- * it forks, and at any moment. */
+ * it forks, at any moment, and each of them at once. How soon a death is noticed. */
 #include "support.h"
 
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
 
 enum { WORKERS = 3, NOTED_MAX = 4096 };
 
+/* How late a death may be noticed, in the middle of several: other programs run beside this one. */
+#define PROMPT_NS                                                                        \
+    PEBBLE_MILLISECONDS(WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER ? 2000 : 50)
+
 typedef struct area {
     counter met, held, forks;
     _Atomic int hold_in,
         go; /* the moment of a fork that is held up, and whether it goes on */
+    _Atomic int64_t died_ns;
     counter noted;
     _Atomic pid_t pids[NOTED_MAX]; /* of those that are held up, or of all workers */
 } area;
@@ -369,6 +375,87 @@ static void test_zygote_that_forks_at_any_moment(void **state) {
     expect_noted_gone(before, counter_value(&shared->noted));
 }
 
+/* ---- Given up ---- */
+
+static void die_at_once(void *context, pebble_fork_kind kind) {
+    if (kind == *(const pebble_fork_kind *)context) {
+        counter_add(&shared->forks, 1);
+        raise(SIGKILL);
+    }
+}
+
+/* As somebody does that kills each of them before it serves: no storm of processes for ever. */
+static void check_given_up(pebble_fork_kind kind, uint32_t after, const char *said) {
+    const pebble_hooks hooks = {
+        .struct_size = sizeof hooks, .after_fork_child = die_at_once, .context = &kind};
+    pebble_future *futures[WORKERS];
+    shared->forks.value = 0;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .hooks = &hooks));
+    for (int i = 0; i < WORKERS; i++)
+        futures[i] = schedule(pool, nothing, NULL, 0, 0);
+    for (int i = 0; i < WORKERS; i++) {
+        expect_ok(pebble_future_wait(futures[i], DEADLINE_NS));
+        assert_non_null(strstr(pebble_future_failure(futures[i])->message, said));
+        expect_end(futures[i], PEBBLE_ERR_BROKEN);
+    }
+    assert_in_range(counter_value(&shared->forks), after, after + 2 * WORKERS);
+    pebble_future *refused = NULL;
+    assert_int_equal(pebble_schedule(pool, nothing, NULL, 0, 0, &refused),
+                     PEBBLE_ERR_BROKEN);
+    close_join_free(pool);
+}
+
+static void test_given_up_after_thirty_workers(void **state) {
+    (void)state;
+    check_given_up(PEBBLE_FORK_WORKER, 30, "");
+}
+
+static void test_given_up_after_five_hundred_zygotes(void **state) {
+    (void)state;
+    check_given_up(PEBBLE_FORK_ZYGOTE, 500, "");
+}
+
+/* ---- Promptly ---- */
+
+static int die(pebble_task *task, const void *input, size_t input_size) {
+    int how = *(const int *)input;
+    (void)task, (void)input_size;
+    atomic_store(&shared->died_ns, os_now_ns());
+    if (how > 0)
+        raise(how);
+    _exit(-how);
+}
+
+static int compare(const void *a, const void *b) {
+    int64_t first = *(const int64_t *)a, second = *(const int64_t *)b;
+    return (first > second) - (first < second);
+}
+
+/* From the death of the task's process to the end of its future. */
+static void check_prompt_end(int how) {
+    enum { TIMES = 9 };
+    int64_t late_ns[TIMES];
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    for (int i = 0; i < TIMES; i++) {
+        expect_end(schedule(pool, die, &how, sizeof how, 0), PEBBLE_ERR_TASK_EXPIRED);
+        late_ns[i] = os_now_ns() - atomic_load(&shared->died_ns);
+    }
+    close_join_free(pool);
+    qsort(late_ns, TIMES, sizeof late_ns[0], compare);
+    print_message("%s %d: %.1f ms after its death, at most %.1f\n",
+                  how > 0 ? "signal" : "exit", how > 0 ? how : -how,
+                  (double)late_ns[TIMES / 2] / 1e6, (double)late_ns[TIMES - 1] / 1e6);
+    assert_in_range(late_ns[TIMES / 2], 0, PROMPT_NS);
+}
+
+static void test_ends_are_prompt(void **state) {
+    static const int ways[] = {0, -3, SIGKILL, SIGSEGV, SIGABRT};
+    (void)state;
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++)
+        check_prompt_end(ways[i]);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -381,6 +468,9 @@ int main(void) {
         TEST(zygote_after_a_fork),
         TEST(zygote_of_a_worker_that_starts),
         TEST(zygote_that_forks_at_any_moment),
+        TEST(given_up_after_thirty_workers),
+        TEST(given_up_after_five_hundred_zygotes),
+        TEST(ends_are_prompt),
     };
     pebble_worker_main();
     cmocka_set_test_filter(getenv("TEST_FILTER"));

@@ -116,7 +116,9 @@ static void test_all_at_once(void **state) {
         assert_in_range(ended_ns[i] - first_ns, TIMEOUT_NS + GRACE_NS,
                         last_ns - first_ns + TIMEOUT_NS + GRACE_NS + LATE_NS);
     assert_in_range(in_grace.count, LEAST_IN_GRACE, SIZE_MAX);
-    assert_true(quantile(&in_grace, 50) < 3 * quantile(&before, 50) + LATE_NS / 1000);
+    /* Not beside those before: of as many workers as processors the idle ones spin for a while. */
+    assert_true(quantile(&in_grace, 50) <
+                2 * quantile(&until_timeout, 50) + LATE_NS / 10000);
     assert_true(quantile(&in_grace, 99) < LATE_NS / 4);
     assert_true(quantile(&in_grace, 100) < LATE_NS);
 }
