@@ -405,6 +405,15 @@ void expect_end_at(pebble_future *future, pebble_error expected, const char *fil
     _fail(file, line);
 }
 
+bool is_crash(const pebble_failure *failure) {
+    static const int crashes[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
+    for (size_t i = 0; failure != NULL && i < sizeof crashes / sizeof crashes[0]; i++) {
+        if (failure->signal == crashes[i])
+            return true;
+    }
+    return false;
+}
+
 int take_int(pebble_future *future) {
     int result = 0;
     expect_ok(pebble_future_copy_result(future, DEADLINE_NS, &result, sizeof result));

@@ -159,6 +159,9 @@ pebble_future *schedule(pebble_pool *pool, pebble_function function, const void 
 void expect_end_at(pebble_future *future, pebble_error expected, const char *file,
                    int line);
 
+/* True if it says that the process crashed: SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS. */
+bool is_crash(const pebble_failure *failure);
+
 /* The same for a result that is an int. */
 int take_int(pebble_future *future);
 

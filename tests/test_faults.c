@@ -1,7 +1,7 @@
 /* Every call of the system that may fail for want of a resource is made to, one after another: the
  * first of its kind, the second, and so on until a run has had fewer. What must hold each time: a
- * call succeeds or gives a documented error, every future ends, join succeeds, and nothing is left
- * behind (support_teardown(), and the address sanitizer).
+ * call succeeds or gives a documented error, every future ends, no worker crashes, join succeeds, and
+ * nothing is left behind (support_teardown(), and the address sanitizer).
  *
  * The program, its zygotes and workers are counted together: MORE_TRIES, since a run may have a few
  * calls more than the one before. */
@@ -95,6 +95,8 @@ static void check_result(scenario *run, pebble_future *future, const void *expec
         complain(run, "wrong result", error);
     else if (error != PEBBLE_OK && pebble_future_failure(future) == NULL)
         complain(run, "no failure for", error);
+    else if (error != PEBBLE_OK && is_crash(pebble_future_failure(future)))
+        complain(run, "the worker crashed", error);
     pebble_future_unref(future);
 }
 
@@ -144,6 +146,8 @@ static void run_map(scenario *run, pebble_pool *pool) {
         error = pebble_map_next(map, DEADLINE_NS, &data, &size);
         if (!is_allowed_end(error))
             complain(run, "map_next", error);
+        else if (error != PEBBLE_OK && is_crash(pebble_map_failure(map)))
+            complain(run, "the worker of an element crashed", error);
         else if (error == PEBBLE_OK &&
                  (size != sizeof(int) || *(const int *)data != items[i] * items[i]))
             complain(run, "wrong element", error);

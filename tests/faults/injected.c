@@ -1,8 +1,8 @@
 /* Row 19: each call that asks the system for something fails, one after another, in the program, in the zygote and
  * in a worker, while workers crash, are replaced and ended, processes are left behind, and zygotes are lost. (While
  * they live: test_faults.c. By real limits: exhausted.c.) What must hold each time: a call succeeds or gives a
- * documented error, every future ends, join succeeds, nothing is left; and one failure does not cost more than what
- * was concerned. */
+ * documented error, every future ends, no worker or zygote crashes, join succeeds, nothing is left; and one failure
+ * does not cost more than what was concerned. */
 #include "support.h"
 
 #include <signal.h>
@@ -43,6 +43,8 @@ typedef struct orders {
     scenario run;
     bool repeats;
     _Atomic unsigned calls;
+    _Atomic pid_t zygote;
+    _Atomic int zygote_crash; /* the signal */
 } orders;
 
 static orders *shared;
@@ -91,9 +93,28 @@ static int wait_for(pebble_task *task, const void *input, size_t input_size) {
 
 /* ---- Arming ---- */
 
+/* Workers have handlers of the engine's, and tell by their failures. */
+static void note_crash(int signal_number) {
+    if (getpid() == atomic_load(&shared->zygote))
+        atomic_store(&shared->zygote_crash, signal_number);
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
+static void watch_zygote(void) {
+    atomic_store(&shared->zygote, getpid());
+    if (SANITIZED)
+        return; /* it reports by itself */
+    signal(SIGSEGV, note_crash);
+    signal(SIGBUS, note_crash);
+    signal(SIGABRT, note_crash);
+}
+
 static void after_fork_child(void *context, pebble_fork_kind kind) {
     place here = kind == PEBBLE_FORK_ZYGOTE ? IN_ZYGOTE : IN_WORKER;
     (void)context;
+    if (here == IN_ZYGOTE)
+        watch_zygote();
     if (here == shared->run.where)
         pebble_test_fault_shared(shared->run.kind, shared->run.nth, shared->repeats,
                                  &shared->calls);
@@ -113,6 +134,9 @@ static const pebble_hooks hooks = {.struct_size = sizeof hooks,
                                    .after_fork_child = after_fork_child};
 
 /* ---- What is allowed ---- */
+
+/* The one task that is to. */
+static const char crashes[] = "a task that crashes";
 
 static bool is_refusal(pebble_error error) {
     return error == PEBBLE_ERR_NO_MEMORY || error == PEBBLE_ERR_SYSTEM ||
@@ -166,6 +190,9 @@ static void expect_end_or_failure(scenario *run, const char *what, pebble_future
         complain(run, "a wrong result", error);
     else if (error != PEBBLE_OK && pebble_future_failure(future) == NULL)
         complain(run, "no failure", error);
+    else if (error != PEBBLE_OK && is_crash(pebble_future_failure(future)) &&
+             strcmp(what, crashes) != 0)
+        complain(run, "its worker crashed", error);
     pebble_future_unref(future);
 }
 
@@ -211,6 +238,8 @@ static void run_map(scenario *run, pebble_pool *pool) {
             complain(run, "an element", error);
         else if (pebble_map_failure(map) == NULL)
             complain(run, "no failure of an element", error);
+        else if (is_crash(pebble_map_failure(map)))
+            complain(run, "the worker of an element crashed", error);
     }
     pebble_map_unref(map);
 }
@@ -259,7 +288,7 @@ static void stop_with_queue(scenario *run, pebble_pool *pool) {
 static void use_pool(scenario *run, pebble_pool *pool) {
     run_one(run, pool, "the first task", square, 0, PEBBLE_OK);
     run_large(run, pool);
-    run_one(run, pool, "a task that crashes", crash, 0, PEBBLE_ERR_TASK_EXPIRED);
+    run_one(run, pool, crashes, crash, 0, PEBBLE_ERR_TASK_EXPIRED);
     run_one(run, pool, "a task behind it", square, 0, PEBBLE_OK);
     run_one(run, pool, "a task that times out", stay, PEBBLE_MILLISECONDS(3),
             PEBBLE_ERR_TASK_TIMEOUT);
@@ -314,6 +343,7 @@ static unsigned run_scenario(scenario *run) {
     pebble_pool *pool = NULL;
     shared->run = *run;
     atomic_store(&shared->calls, 0);
+    atomic_store(&shared->zygote_crash, 0);
     if (run->where == IN_PROGRAM)
         pebble_test_fault(run->kind, run->nth, false);
     pebble_error error = make_pool(run, &pool);
@@ -325,6 +355,8 @@ static unsigned run_scenario(scenario *run) {
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     pebble_pool_free(pool);
     expect_none_left(run);
+    if (atomic_load(&shared->zygote_crash) != 0)
+        complain(run, strsignal(atomic_load(&shared->zygote_crash)), PEBBLE_OK);
     return run->where == IN_PROGRAM ? calls : atomic_load(&shared->calls);
 }
 
@@ -369,6 +401,12 @@ EACH(worker_shared, OS_FAULT_SHARED, IN_WORKER, PEBBLE_START_FORK)
 EACH(forkserver_alloc, OS_FAULT_ALLOC, IN_PROGRAM, PEBBLE_START_FORKSERVER)
 EACH(forkserver_shared, OS_FAULT_SHARED, IN_PROGRAM, PEBBLE_START_FORKSERVER)
 EACH(forkserver_fd, OS_FAULT_FD, IN_PROGRAM, PEBBLE_START_FORKSERVER)
+EACH(forkserver_fork, OS_FAULT_FORK, IN_PROGRAM, PEBBLE_START_FORKSERVER)
+EACH(forkserver_thread, OS_FAULT_THREAD, IN_PROGRAM, PEBBLE_START_FORKSERVER)
+EACH(forkserver_message, OS_FAULT_MESSAGE, IN_PROGRAM, PEBBLE_START_FORKSERVER)
+EACH(spawn_fork, OS_FAULT_FORK, IN_PROGRAM, PEBBLE_START_SPAWN)
+EACH(spawn_fd, OS_FAULT_FD, IN_PROGRAM, PEBBLE_START_SPAWN)
+EACH(spawn_message, OS_FAULT_MESSAGE, IN_PROGRAM, PEBBLE_START_SPAWN)
 
 static void test_spawn_alloc(void **state) {
     (void)state;
@@ -465,10 +503,10 @@ static void check_for_a_while(os_fault kind) {
     scenario run = {.kind = kind, .nth = 1};
     pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
     assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
-    pebble_future *crashes = schedule(pool, crash, NULL, 0, 0);
+    pebble_future *fatal = schedule(pool, crash, NULL, 0, 0);
     pebble_future *waits = schedule(pool, square, &number, sizeof number, 0);
     pebble_test_fault(kind, 1, true);
-    expect_end_or_failure(&run, "a task that crashes", crashes, PEBBLE_ERR_TASK_EXPIRED);
+    expect_end_or_failure(&run, crashes, fatal, PEBBLE_ERR_TASK_EXPIRED);
     usleep(50 * 1000);
     pebble_test_fault(OS_FAULT_NONE, 0, false);
     assert_false(run.broken);
@@ -502,6 +540,12 @@ int main(void) {
         TEST(forkserver_alloc),
         TEST(forkserver_shared),
         TEST(forkserver_fd),
+        TEST(forkserver_fork),
+        TEST(forkserver_thread),
+        TEST(forkserver_message),
+        TEST(spawn_fork),
+        TEST(spawn_fd),
+        TEST(spawn_message),
         TEST(spawn_alloc),
         TEST(register_function),
         TEST(late_element),

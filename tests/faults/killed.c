@@ -408,12 +408,12 @@ static void check_given_up(pebble_fork_kind kind, uint32_t after, const char *sa
 
 static void test_given_up_after_thirty_workers(void **state) {
     (void)state;
-    check_given_up(PEBBLE_FORK_WORKER, 30, "");
+    check_given_up(PEBBLE_FORK_WORKER, 30, "ended before it served");
 }
 
 static void test_given_up_after_five_hundred_zygotes(void **state) {
     (void)state;
-    check_given_up(PEBBLE_FORK_ZYGOTE, 500, "");
+    check_given_up(PEBBLE_FORK_ZYGOTE, 500, "ended by signal 9");
 }
 
 /* ---- Promptly ---- */
