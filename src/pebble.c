@@ -148,8 +148,12 @@ static pebble_error pool_new(const pebble_pool_options *options, pebble_pool **p
     if (pool == NULL)
         return invalid(name, "pool is NULL");
     pebble_error error = check_pool_options(&all, threads, name);
-    if (error == PEBBLE_OK)
-        error = settings_init(&settings, &all, name);
+    if (error != PEBBLE_OK)
+        return error;
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state); /* it opens files */
+    error = settings_init(&settings, &all, name);
+    pthread_setcancelstate(cancel_state, NULL);
     if (error != PEBBLE_OK)
         return error;
     settings.single_call = single_call;

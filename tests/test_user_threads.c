@@ -2,10 +2,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "platform/platform.h"
 #include "support.h"
 
 typedef struct area {
@@ -85,16 +85,10 @@ static void test_task_cancels_thread(void **state) {
     check_task_ends_thread(cancel_thread);
 }
 
-static int ask_for_cancel(pebble_task *task, const void *input, size_t size) {
-    (void)task, (void)input, (void)size;
-    pthread_cancel(pthread_self());
-    return 0; /* it comes later */
-}
-
 static void end_in_release(void *context) {
     (void)context;
     counter_add(&shared->called, 1);
-    pthread_testcancel();
+    pthread_exit(NULL);
 }
 
 /* The task is over, but its future is not: the release of its input ends the thread. */
@@ -104,7 +98,7 @@ static void test_release_ends_thread(void **state) {
     (void)state;
     pebble_pool *pool = new_single_pool();
     pebble_task_options lent = PEBBLE_TASK_OPTIONS_INIT;
-    lent.function = ask_for_cancel;
+    lent.function = nothing;
     lent.input = input;
     lent.input_size = sizeof input;
     lent.release_input = end_in_release;
@@ -358,6 +352,71 @@ static void test_used_by_a_thread_that_is_cancelled(void **state) {
     close_join_free(pool);
 }
 
+/* As one that unmaps or closes what the input was: a point where a thread may be cancelled. */
+static void close_in_release(void *context) {
+    (void)context;
+    counter_add(&shared->called, 1);
+    close(-1);
+    pthread_testcancel();
+}
+
+static pebble_future *schedule_lent(pebble_pool *pool) {
+    pebble_task_options lent = PEBBLE_TASK_OPTIONS_INIT;
+    pebble_future *future;
+    lent.function = nothing;
+    lent.release_input = close_in_release;
+    expect_ok(pebble_schedule_task(pool, &lent, &future));
+    return future;
+}
+
+enum { LENT = 10 };
+
+typedef struct lender {
+    pebble_pool *pool;
+    pebble_future *futures[LENT];
+    bool stops;
+} lender;
+
+/* It collects what others wait for. */
+static void *collect_cancelled(void *context) {
+    lender *self = context;
+    pthread_cancel(pthread_self());
+    for (int i = 0; i < LENT; i++)
+        self->futures[i] = schedule_lent(self->pool);
+    if (self->stops)
+        pebble_pool_stop(self->pool);
+    else
+        pebble_future_wait(self->futures[LENT - 1], DEADLINE_NS);
+    pthread_testcancel();
+    return NULL;
+}
+
+static void check_release_in_a_cancelled_thread(pebble_pool *pool, bool stops) {
+    lender self = {.pool = pool, .stops = stops};
+    pthread_t thread;
+    void *result;
+    shared->called.value = 0;
+    assert_int_equal(pthread_create(&thread, NULL, collect_cancelled, &self), 0);
+    pthread_join(thread, &result);
+    assert_ptr_equal(result, PTHREAD_CANCELED);
+    for (int i = 0; i < LENT; i++) {
+        expect_ok(pebble_future_wait(self.futures[i], DEADLINE_NS));
+        pebble_future_unref(self.futures[i]);
+    }
+    assert_int_equal(counter_value(&shared->called), LENT); /* also without an input */
+    close_join_free(pool);
+}
+
+static void test_release_in_a_thread_that_is_cancelled(void **state) {
+    (void)state;
+    for (int stops = 0; stops < 2; stops++) {
+        check_release_in_a_cancelled_thread(
+            new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1)), stops);
+        check_release_in_a_cancelled_thread(
+            new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1)), stops);
+    }
+}
+
 /* ---- Hooks that end the thread; a cancel that comes to nothing; a thread without its initializer ---- */
 
 static void end_in_start(void *context, const char *name) {
@@ -399,63 +458,126 @@ static void test_idle_hook_ends_thread(void **state) {
     close_join_free(pool);
 }
 
-/* Of a thread, the call before it sleeps; if it can spin it is called before that, too. */
-static uint32_t sleep_call(void) {
-    return os_spinning_helps() ? 2 : 1;
-}
-
-static void end_when_woken(void *context) {
+static void end_in_first_idle(void *context) {
     (void)context;
-    if (counter_add(&shared->called, 1) == sleep_call()) {
+    if (counter_add(&shared->called, 1) == 1) {
         counter_wait(&shared->left, 1);
         pthread_exit(NULL);
     }
 }
 
-/* It takes the wake along that was for it, and no other. */
-static void test_idle_hook_ends_a_woken_thread(void **state) {
+/* A task comes meanwhile: it is its successor's. */
+static void test_idle_hook_ends_thread_beside_a_task(void **state) {
     static const pebble_hooks hooks = {.struct_size = sizeof hooks,
-                                       .worker_idle = end_when_woken};
+                                       .worker_idle = end_in_first_idle};
     (void)state;
     pebble_pool *pool =
         new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
-    counter_expect(&shared->called, sleep_call());
-    pebble_future *future = schedule(pool, run, NULL, 0, 0); /* which wakes it */
+    counter_expect(&shared->called, 1);
+    pebble_future *future = schedule(pool, run, NULL, 0, 0);
     counter_add(&shared->left, 1);
     expect_end(future, PEBBLE_OK);
-    counter_expect(&shared->called,
-                   2 * sleep_call()); /* its successor is about to sleep */
+    counter_expect(&shared->called, 2); /* its successor is about to sleep */
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
     close_join_free(pool);
 }
 
-static void note_idle(void *context) {
+static void wait_in_idle(void *context) {
     (void)context;
-    counter_add(&shared->called, 1);
+    if (counter_add(&shared->called, 1) == 1)
+        counter_wait(&shared->left, 1);
 }
 
+static int leave(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    counter_add(&shared->left, 1);
+    return 0;
+}
+
+/* As a finalizer does that waits for a task of its pool: another thread has it. */
+static void test_idle_hook_waits_for_a_task(void **state) {
+    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
+                                       .worker_idle = wait_in_idle};
+    (void)state;
+    pebble_pool *pool =
+        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .hooks = &hooks));
+    expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
+    counter_expect(&shared->called, 1);
+    expect_end(schedule(pool, leave, NULL, 0, 0), PEBBLE_OK);
+    close_join_free(pool);
+}
+
+typedef struct whereabouts {
+    pthread_t thread;
+    pid_t tid;
+} whereabouts;
+
 static int tell_thread(pebble_task *task, const void *input, size_t size) {
-    pthread_t self = pthread_self();
+    const whereabouts here = {pthread_self(), (pid_t)syscall(SYS_gettid)};
     (void)input, (void)size;
-    return (int)pebble_task_write(task, &self, sizeof self);
+    return (int)pebble_task_write(task, &here, sizeof here);
+}
+
+/* Two of them at a time: one in each thread. */
+static int meet(pebble_task *task, const void *input, size_t size) {
+    counter_add(&shared->called, 1);
+    return counter_wait(&shared->called, 2) ? tell_thread(task, input, size) : 1;
+}
+
+static whereabouts take_whereabouts(pebble_future *future) {
+    whereabouts there;
+    expect_ok(pebble_future_copy_result(future, DEADLINE_NS, &there, sizeof there));
+    pebble_future_unref(future);
+    return there;
+}
+
+static bool sleeps(void *context) {
+    return process_state(((const whereabouts *)context)->tid) == 'S';
 }
 
 /* A cancel that comes while it has no task fails none. */
 static void test_cancel_of_an_idle_thread(void **state) {
-    static const pebble_hooks hooks = {.struct_size = sizeof hooks,
-                                       .worker_idle = note_idle};
-    pthread_t thread;
     (void)state;
-    pebble_pool *pool =
-        new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .hooks = &hooks));
-    pebble_future *future = schedule(pool, tell_thread, NULL, 0, 0);
-    expect_ok(pebble_future_copy_result(future, DEADLINE_NS, &thread, sizeof thread));
-    pebble_future_unref(future);
-    counter_expect(&shared->called, sleep_call());
-    pthread_cancel(thread);
+    pebble_pool *pool = new_single_pool();
+    whereabouts idle = take_whereabouts(schedule(pool, tell_thread, NULL, 0, 0));
+    assert_true(wait_until(sleeps, &idle));
+    pthread_cancel(idle.thread);
     expect_end(schedule(pool, run, NULL, 0, 0), PEBBLE_OK);
     close_join_free(pool);
+}
+
+static int wait_for_leave(pebble_task *task, const void *input, size_t size) {
+    (void)task, (void)input, (void)size;
+    return counter_wait(&shared->left, 1) ? 0 : 1;
+}
+
+/* One that is woken and ends for that: the wake is the other's. */
+static void check_cancel_of_one_of_two(int which) {
+    pebble_future *futures[2];
+    whereabouts threads[2];
+    shared->called.value = shared->left.value = 0;
+    pebble_pool *pool = new_thread_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2));
+    for (int i = 0; i < 2; i++)
+        futures[i] = schedule(pool, meet, NULL, 0, 0);
+    for (int i = 0; i < 2; i++)
+        threads[i] = take_whereabouts(futures[i]);
+    for (int i = 0; i < 2; i++)
+        assert_true(wait_until(sleeps, &threads[i]));
+    pthread_cancel(threads[which].thread);
+    pebble_future *waits = schedule(pool, wait_for_leave, NULL, 0, 0);
+    while (pebble_future_state(waits) == PEBBLE_PENDING)
+        usleep(1000);
+    pebble_future *leaves = schedule(pool, leave, NULL, 0, 0);
+    expect_end(waits, PEBBLE_OK);
+    expect_end(leaves, PEBBLE_OK);
+    close_join_free(pool);
+}
+
+static void test_cancel_of_one_of_two_idle_threads(void **state) {
+    (void)state;
+    check_cancel_of_one_of_two(0);
+    check_cancel_of_one_of_two(1);
 }
 
 static int cancel_and_return(pebble_task *task, const void *input, size_t size) {
@@ -574,10 +696,13 @@ int main(void) {
         TEST(mask_is_that_of_the_starter),
         TEST(fault_handler),
         TEST(used_by_a_thread_that_is_cancelled),
+        TEST(release_in_a_thread_that_is_cancelled),
         TEST(start_hook_ends_thread),
         TEST(idle_hook_ends_thread),
-        TEST(idle_hook_ends_a_woken_thread),
+        TEST(idle_hook_ends_thread_beside_a_task),
+        TEST(idle_hook_waits_for_a_task),
         TEST(cancel_of_an_idle_thread),
+        TEST(cancel_of_one_of_two_idle_threads),
         TEST(cancel_does_not_reach_the_next_task),
         TEST(element_ends_thread),
         TEST(failed_initializer_runs_nothing),

@@ -283,7 +283,7 @@ typedef struct pebble_task_options {
 
     /* If set, the input is not copied: it must stay as it is until the library calls this, once,
      * from any thread, when it needs the input no more (also after the task's end). It must not
-     * call the library. It is called on success only: if the schedule call fails, the input is
+     * call the library, and returns: a cancellation of its thread waits for that. It is called on success only: if the schedule call fails, the input is
      * still the caller's. */
     void (*release_input)(void *release_context);
     void *release_context;
@@ -322,12 +322,12 @@ PEBBLE_API void pebble_pool_free(pebble_pool *pool);
 
 /* What a pool is doing. */
 typedef struct pebble_pool_info {
-    size_t struct_size;     /* in: sizeof(pebble_pool_info) */
-    int max_workers;        /* as in the options, or their default */
-    int workers;            /* processes or threads that serve tasks now */
-    uint64_t queued;        /* tasks not yet given to a worker */
-    uint64_t in_flight;     /* tasks given to a worker and not ended */
-    uint64_t ended;         /* tasks ended, in whatever way */
+    size_t struct_size; /* in: sizeof(pebble_pool_info) */
+    int max_workers;    /* as in the options, or their default */
+    int workers;        /* processes or threads that serve tasks now */
+    uint64_t queued;    /* tasks not yet given to a worker */
+    uint64_t in_flight; /* tasks given to a worker and not ended; initializers are none */
+    uint64_t ended;     /* tasks ended, in whatever way */
     uint64_t worker_deaths; /* workers, spares too, that ended without having been told to */
 } pebble_pool_info;
 

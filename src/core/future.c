@@ -81,7 +81,7 @@ int future_set_input(pebble_future *future, const void *input, size_t input_size
     future->input_size = input_size;
     if (release != NULL) {
         os_expect_large_blocks(input_size);
-        future->input = input;
+        future->input = input != NULL ? input : future->small; /* it is released too */
         future->release_input = release;
         future->release_context = release_context;
         return 0;
@@ -94,13 +94,21 @@ int future_set_input(pebble_future *future, const void *input, size_t input_size
     return 0;
 }
 
+/* The thread has more to end than this future: it is not cancelled in what the user does here. */
+static void release_input(const pebble_future *future) {
+    int cancel_state;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+    future->release_input(future->release_context);
+    pthread_setcancelstate(cancel_state, NULL);
+}
+
 void future_drop_input(pebble_future *future) {
     const void *input = future->input;
     if (input == NULL)
         return;
     future->input = NULL;
     if (future->release_input != NULL)
-        future->release_input(future->release_context);
+        release_input(future);
     else if (input != future->small)
         os_free((void *)(uintptr_t)input);
 }
@@ -130,8 +138,16 @@ static pebble_failure failure_without_memory = {
     .message = "out of memory while noting how the task failed",
 };
 
+static void drop_failure(pebble_future *future) {
+    if (future->failure == NULL || future->failure == &failure_without_memory)
+        return;
+    os_free((void *)(uintptr_t)future->failure->backtrace);
+    os_free(future->failure);
+}
+
 void future_set_failure(pebble_future *future, const pebble_failure *failure,
                         char *backtrace) {
+    drop_failure(future); /* of a task whose thread ended after it had failed */
     const char *message =
         failure->message != NULL ? failure->message : pebble_error_text(failure->kind);
     size_t message_size = strlen(message) + 1;
@@ -145,13 +161,6 @@ void future_set_failure(pebble_future *future, const pebble_failure *failure,
     copy->message = memcpy(copy + 1, message, message_size);
     copy->backtrace = backtrace;
     future->failure = copy;
-}
-
-static void drop_failure(pebble_future *future) {
-    if (future->failure == NULL || future->failure == &failure_without_memory)
-        return;
-    os_free((void *)(uintptr_t)future->failure->backtrace);
-    os_free(future->failure);
 }
 
 /* ---- Ending and waiting ---- */

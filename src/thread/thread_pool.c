@@ -357,12 +357,13 @@ static void initialize(thread_worker *worker) {
     initializer_ended(worker, worker->task.code, worker->task.failed ? reason : NULL);
 }
 
-/* Without the lock: it may run anything. */
-static void call_idle_hook(const thread_pool *pool) {
-    const pebble_hooks *hooks = pool->base.settings.hooks;
-    void (*idle)(void *) = pool_idle_hook(hooks);
-    if (idle != NULL)
-        idle(hooks->context);
+/* It may run anything, for long: the thread is none yet that others rely on to look for work. Under the
+ * lock, which it gives up meanwhile. */
+static void call_idle_hook(thread_pool *pool, void (*idle)(void *)) {
+    pthread_mutex_unlock(&pool->base.lock);
+    idle(pool->base.settings.hooks->context);
+    pthread_testcancel(); /* as in sleep_idle() */
+    pthread_mutex_lock(&pool->base.lock);
 }
 
 /* Also if the thread ends in it. */
@@ -376,7 +377,6 @@ static void end_spin(thread_worker *worker) {
 static void spin(thread_worker *worker) {
     const thread_pool *pool = worker->pool;
     worker->spins = true;
-    call_idle_hook(pool);
     int64_t until_ns = os_now_ns() + SPIN_NS;
     do {
         for (int i = 0; i < SPIN_ROUNDS && !has_incoming(pool); i++)
@@ -412,7 +412,6 @@ static void sleep_idle(thread_worker *worker) {
     atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
     if (!has_incoming(pool)) {
         pthread_mutex_unlock(&pool->base.lock);
-        call_idle_hook(pool);
         while (atomic_load(&pool->wakes) == wakes)
             os_futex_wait(&pool->wakes, wakes, OS_NO_DEADLINE);
         pthread_testcancel(); /* asked for while it has no task: none is to fail for that */
@@ -444,13 +443,14 @@ static bool is_to_end(const thread_worker *worker) {
 
 static int start_thread_locked(thread_pool *pool);
 
-/* There is work: if there is more than this thread takes, another one is to have it too, since
- * nobody was woken for it while this one spun. Under the lock; true if the caller must ring. */
-static bool share_work(thread_pool *pool) {
+/* There is work for another thread: one that sleeps, else a new one. Under the lock; true if the caller
+ * must ring. */
+static bool share_work(thread_pool *pool, int *error) {
+    *error = 0;
     if (wants_wake(pool))
         return true;
     if (atomic_load(&pool->threads) < pool->base.settings.max_workers)
-        start_thread_locked(pool); /* if it cannot be, those that are there will do it */
+        *error = start_thread_locked(pool);
     return false;
 }
 
@@ -458,8 +458,10 @@ static bool share_work(thread_pool *pool) {
 static pebble_future *find_work(thread_worker *worker) {
     thread_pool *pool = worker->pool;
     pebble_future *future = NULL;
-    bool spun = !os_spinning_helps();
+    void (*idle)(void *) = pool_idle_hook(pool->base.settings.hooks);
+    bool called = false, spun = !os_spinning_helps();
     bool ring = false;
+    int error; /* if no thread can be started, those that are there will do it */
     pthread_mutex_lock(&pool->base.lock);
     while (future == NULL && !is_to_end(worker)) {
         if (window_is_empty(pool)) {
@@ -470,7 +472,10 @@ static pebble_future *find_work(thread_worker *worker) {
             break;
         if (has_work_left(pool))
             continue;
-        if (!spun && atomic_exchange(&pool->spinning, 1) == 0) {
+        if (idle != NULL && !called) {
+            called = true;
+            call_idle_hook(pool, idle);
+        } else if (!spun && atomic_exchange(&pool->spinning, 1) == 0) {
             spun = true;
             pthread_mutex_unlock(&pool->base.lock);
             spin(worker);
@@ -478,10 +483,12 @@ static pebble_future *find_work(thread_worker *worker) {
         } else {
             sleep_idle(worker);
             spun = !os_spinning_helps();
+            called = false;
         }
     }
-    if (future != NULL && has_work_left(pool))
-        ring = share_work(pool);
+    if (future != NULL &&
+        has_work_left(pool)) /* nobody was woken for it while this one spun */
+        ring = share_work(pool, &error);
     pthread_mutex_unlock(&pool->base.lock);
     if (ring)
         os_futex_wake(&pool->wakes, 1);
@@ -528,22 +535,29 @@ static void thread_ended(void *context) {
     end_what_ran(worker);
     if (worker->spins)
         end_spin(worker);
+    bool ring = false;
     pthread_mutex_lock(&pool->base.lock);
-    if (worker->sleeps)
+    if (worker->sleeps) { /* it may be the one that was woken; it is as well if it was not: who */
+        if (pool->woken > 0) /* takes a task shares what is left */
+            pool->woken--;
         end_sleep(worker);
+    }
     remove_worker(worker);
     atomic_fetch_sub(&pool->threads, 1);
     atomic_thread_fence(memory_order_seq_cst); /* pairs with the one in schedule() */
     pool->ended += worker->tasks_done;
     /* Replaced after its max_tasks or a failed start: if there are others it can wait. */
     if (has_work_left(pool) && !atomic_load(&pool->broken)) {
-        int error = start_thread_locked(pool);
+        int error;
+        ring = share_work(pool, &error);
         if (error != 0 && atomic_load(&pool->threads) == 0) {
             break_and_unlock(pool, error, "threads cannot be started");
             pthread_mutex_lock(&pool->base.lock);
         }
     }
     unlock_and_finish_if_over(pool);
+    if (ring)
+        os_futex_wake(&pool->wakes, 1);
     task_fini_growing(&worker->task);
     os_free(worker);
     pool_here = NULL;
