@@ -658,6 +658,41 @@ static void test_thread_left_behind(void **unused) {
     }
 }
 
+/* Once, when the worker has nothing to do any more. */
+static void *damage_head_later(void *context) {
+    channel_up *up = find_mapping("memfd:pebble-up", NULL);
+    counter *go = context;
+    counter_wait(go, 1);
+    atomic_store(&up->task_head, UINT32_C(0x80000000));
+    counter_add(go, 1);
+    return NULL;
+}
+
+static int leave_thread_for_later(pebble_task *task, const void *input,
+                                  size_t input_size) {
+    pthread_t thread;
+    (void)task, (void)input_size;
+    return pthread_create(&thread, NULL, damage_head_later, *(counter *const *)input);
+}
+
+/* The only worker says, from now on, that there is no room for a task: it is replaced. */
+static void test_no_room_for_ever(void **unused) {
+    counter *go = shared_memory(sizeof *go);
+    int n = 12;
+    (void)unused;
+    pebble_pool *pool = new_pool(1);
+    pebble_future *future = schedule(pool, leave_thread_for_later, &go, sizeof go, 0);
+    expect_ok(pebble_future_wait(future, DEADLINE_NS));
+    pid_t pid = pebble_future_pid(future);
+    expect_end(future, PEBBLE_OK);
+    counter_add(go, 1);
+    counter_expect(go, 2);
+    assert_int_equal(take_int(schedule(pool, square, &n, sizeof n, 0)), 144);
+    expect_gone(pid);
+    assert_true(pool_works(pool, NULL));
+    close_join_free(pool);
+}
+
 /* The states of all tasks are nonsense: what is cancelled ends. */
 static int damage_slots_and_stay(pebble_task *task, const void *input, size_t input_size) {
     channel_up *up = find_mapping("memfd:pebble-up", NULL);
@@ -1145,6 +1180,7 @@ int main(void) {
         supported_test(test_attackers_run_once),
         supported_test(test_timeout_behind_a_lost_end),
         supported_test(test_thread_left_behind),
+        supported_test(test_no_room_for_ever),
         supported_test(test_cancel_with_damaged_slots),
         supported_test(test_timeout_with_damaged_slots),
         supported_test(test_endless_result),

@@ -25,11 +25,19 @@ void sender_make_known(channel_sender *sender) {
     os_futex_wake_shared(&sender->down->known, 1);
 }
 
-/* Free bytes. Nonsense from the worker is no room; the receiver's end will find it out. */
+static uint32_t used(const channel_sender *sender) {
+    return sender->tail -
+           atomic_load_explicit(&sender->up->task_head, memory_order_acquire);
+}
+
+bool sender_is_sound(const channel_sender *sender) {
+    return used(sender) <= CHANNEL_RING;
+}
+
+/* Free bytes: none if the worker says nonsense. */
 static uint32_t room(const channel_sender *sender) {
-    uint32_t used =
-        sender->tail - atomic_load_explicit(&sender->up->task_head, memory_order_acquire);
-    return used <= CHANNEL_RING ? CHANNEL_RING - used : 0;
+    uint32_t bytes = used(sender);
+    return bytes <= CHANNEL_RING ? CHANNEL_RING - bytes : 0;
 }
 
 static uint32_t to_ring_end(const channel_sender *sender) {

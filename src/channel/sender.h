@@ -36,6 +36,9 @@ void sender_init(channel_sender *sender, channel_down *down, channel_up *up);
 /* The program knows the worker's process from now on: lets it take tasks. */
 void sender_make_known(channel_sender *sender);
 
+/* False: what the worker says of its ring is nonsense. There is no room then. */
+bool sender_is_sound(const channel_sender *sender);
+
 /* True if a task with so many bytes of name and input goes in now: whole, or, if it is larger
  * than CHANNEL_WHOLE, at least its beginning. A line is left for sender_put_exit(). */
 bool sender_has_room(const channel_sender *sender, size_t size);

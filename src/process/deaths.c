@@ -108,10 +108,11 @@ void worker_initialized(process_worker *worker, const receiver_end *end,
         pool->failed_starts = pool->zygotes_lost = 0;
         return;
     }
-    worker_make_busy(worker);
-    worker_withdraw(worker, NULL);
     if (worker->state == WORKER_SERVING) /* it exits by itself */
         worker->state = WORKER_RETIRING;
+    worker_make_busy(worker);
+    worker_withdraw(worker, NULL);
+    pool_attend_soon(pool); /* its place is free, also if it had nothing to give back */
     const char *bytes =
         end->result.data != NULL ? end->result.data : (const char *)end->result.small;
     snprintf(reason, sizeof reason, "the initializer failed: %.*s", (int)end->result.size,
@@ -148,6 +149,7 @@ static void keep_victims(process_worker *worker) {
             future->stop_reason == STOP_CANCEL ? FUTURE_CANCELLED : FUTURE_FINISHED;
         future->next = worker->victims;
         worker->victims = future;
+        worker->pool->victims++;
     }
 }
 
@@ -276,6 +278,7 @@ void worker_gone(process_worker *worker) {
     while (worker->victims != NULL) {
         pebble_future *victim = worker->victims;
         worker->victims = victim->next;
+        pool->victims--;
         end_victim(worker, victim, &list);
     }
     pool_attend_soon(pool);

@@ -225,12 +225,17 @@ static process_worker *find_with_room(process_pool *pool, const pebble_future *f
     return NULL;
 }
 
+/* An idle worker that says nonsense about its ring would never take a task again: it is ended. (One that
+ * is busy says anew when its task ends.) */
 static process_worker *choose(process_pool *pool, const pebble_future *future) {
-    for (process_worker *worker = pool->idle; worker != NULL; worker = worker->next) {
+    for (process_worker *worker = pool->idle, *next; worker != NULL; worker = next) {
+        next = worker->next;
         if (has_nothing_ahead(worker) && takes(worker, future)) {
             worker_make_busy(worker);
             return worker;
         }
+        if (worker->in_flight == 0 && !sender_is_sound(&worker->sender))
+            worker_kill(worker);
     }
     return find_with_room(pool, future);
 }

@@ -151,6 +151,7 @@ struct process_pool {
     _Atomic unsigned interest;    /* in pending tasks and tasks ahead, see dispatch.c */
 
     uint64_t ended, deaths;
+    uint64_t victims; /* tasks of dead workers that end when the tree is gone */
     uint32_t last_number;
     int failed_starts;  /* in a row, see FAILED_STARTS_MAX */
     int refused_starts; /* workers that the system refused, in a row */

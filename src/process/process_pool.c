@@ -263,15 +263,21 @@ static void stop(pebble_pool *base) {
     ended_run(pool, &list);
 }
 
+/* Without its initializer. */
+static uint64_t tasks_of(process_worker *worker) {
+    const pebble_future *head = worker_head(worker);
+    return worker->in_flight - (head != NULL && head->kind == TASK_INITIALIZER);
+}
+
 static void fill_info(pebble_pool *base, pebble_pool_info *info) {
     process_pool *pool = process_pool_of(base);
     collect_all(pool);
     pthread_mutex_lock(&base->lock);
     info->workers = pool->worker_count;
     info->queued = pool->pending_count;
-    info->in_flight = 0;
+    info->in_flight = pool->victims;
     for (int i = 0; i < pool->worker_count; i++)
-        info->in_flight += pool->workers[i]->in_flight;
+        info->in_flight += tasks_of(pool->workers[i]);
     info->ended = pool->ended;
     info->worker_deaths = pool->deaths;
     pthread_mutex_unlock(&base->lock);
