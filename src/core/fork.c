@@ -16,7 +16,7 @@ static void in_child(void) {
 }
 
 static void watch(void) {
-    watch_error = pthread_atfork(NULL, NULL, in_child);
+    watch_error = pthread_atfork(os_fd_fork_begins, os_fd_fork_ended, in_child);
 }
 
 /* When the library is loaded: a fork that has begun before its handlers are known would leave them out. */

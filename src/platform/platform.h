@@ -104,10 +104,17 @@ void os_fd_register(int fd);
 /* Unregisters and closes; -1 is fine. */
 void os_fd_close(int fd);
 
-/* Unregisters without closing: for one that a forked child shall keep. */
-void os_fd_forget(int fd);
+/* Of all these, the children that the calling thread forks next keep so many, until os_fd_keep_none(); they
+ * are not registered there. OS_KEPT_MAX at most. */
+enum { OS_KEPT_MAX = 4 };
+void os_fd_keep(const int *fds, size_t count);
+void os_fd_keep_none(void);
 
-/* In a forked child: closes all that the parent registered. */
+/* Around every fork, in the program: descriptors that are closed meanwhile are closed when it has ended. */
+void os_fd_fork_begins(void);
+void os_fd_fork_ended(void);
+
+/* In a forked child: closes all that the parent registered, but what it keeps. */
 void os_fd_close_inherited(void);
 
 /* ---- Events ----

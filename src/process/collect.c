@@ -103,6 +103,7 @@ static bool settle(process_worker *worker, receiver_end *end, ended_list *list) 
     learn_duration(pool, end);
     pool->failed_starts = 0;
     pool->zygotes_lost = 0;
+    pool_starts_are_well(pool);
     if (future_state(future) == FUTURE_STOPPING)
         return true; /* too late: it ends with its worker */
     worker_forget(worker, future);

@@ -224,7 +224,7 @@ void worker_died(process_worker *worker, int status, int error) {
     if (error != 0)
         pool_start_refused(pool, error, &list);
     else
-        pool->refused_starts = 0;
+        pool_starts_are_well(pool);
     fail_returned(pool, &list);
     dispatch(pool);
     pool_attend_soon(pool);
@@ -295,6 +295,8 @@ static void process_ended(supervisor_source *source, const os_poller_event *even
     (void)event;
     supervisor_remove(source);
     if (worker->orphaned) {
+        siginfo_t info; /* its end is the program's to wait for if that adopts: as process 1 does */
+        waitid((idtype_t)P_PIDFD, (id_t)worker->process_fd, &info, WEXITED | WNOHANG);
         worker_died(worker, SIGKILL, 0);
         worker_gone(worker);
         return;

@@ -372,7 +372,7 @@ static bool waits_for_task(const process_pool *pool) {
 
 bool pool_wants_worker(const process_pool *pool) {
     return pool->worker_count < pool->base.settings.max_workers &&
-           pool->retry.deadline_ns == OS_NO_DEADLINE &&
+           (pool->spares != NULL || pool->retry.deadline_ns == OS_NO_DEADLINE) &&
            (pool->pending != NULL ||
             (pool->ahead > 0 && pool->idle == NULL && waits_for_task(pool)));
 }

@@ -153,10 +153,10 @@ struct process_pool {
     uint64_t ended, deaths;
     uint64_t victims; /* tasks of dead workers that end when the tree is gone */
     uint32_t last_number;
-    int failed_starts;  /* in a row, see FAILED_STARTS_MAX */
-    int refused_starts; /* workers that the system refused, in a row */
-    int starting;       /* asked of the zygote, without an answer yet */
-    bool spare_died;    /* by itself: none is made until a worker has served */
+    int failed_starts; /* in a row, see FAILED_STARTS_MAX */
+    int refused_starts; /* workers that the system refused while tasks waited for one, in a row */
+    int starting;    /* asked of the zygote, without an answer yet */
+    bool spare_died; /* by itself: none is made until a worker has served */
 
     /* The zygote. */
     _Atomic int zygote_state; /* zygote_phase; changed under the lock */
@@ -284,7 +284,9 @@ bool pool_wants_spare(const process_pool *pool);
  * go, finishes the pool when nothing of it runs any more. */
 void workers_attend(process_pool *pool);
 
-/* The system refuses workers: another is tried after a while, or the pool breaks. Under the lock. */
+/* The system refuses workers: another is tried after a while, or the pool breaks; until one has been started
+ * and has done something. Under the lock. */
+void pool_starts_are_well(process_pool *pool);
 void pool_start_refused(process_pool *pool, int error, ended_list *list);
 
 /* The zygote's answer: the process is there. process_fd may be -1. */

@@ -295,16 +295,23 @@ bool pool_wants_spare(const process_pool *pool) {
            pool->zygote_state == ZYGOTE_RUNS && pool->retry.deadline_ns == OS_NO_DEADLINE;
 }
 
+void pool_starts_are_well(process_pool *pool) {
+    pool->refused_starts = 0;
+    pool->retry_after_ns = 0;
+}
+
 void pool_start_refused(process_pool *pool, int error, ended_list *list) {
     char reason[256], text[128];
     snprintf(reason, sizeof reason, "workers cannot be started: %s",
              strerror_r(error, text, sizeof text));
-    if (++pool->refused_starts >= REFUSED_STARTS_MAX && pool->worker_count == 0) {
+    /* A spare that nobody waits for may be refused as often as you like. */
+    if (pool->pending != NULL && pool->worker_count == 0 && pool->spares == NULL &&
+        ++pool->refused_starts >= REFUSED_STARTS_MAX) {
         pool_break(pool, error, reason, list);
         return;
     }
     pool->retry_after_ns =
-        pool->refused_starts <= 1 ? retry_first_ns : pool->retry_after_ns * 2;
+        pool->retry_after_ns == 0 ? retry_first_ns : pool->retry_after_ns * 2;
     if (pool->retry_after_ns > retry_last_ns)
         pool->retry_after_ns = retry_last_ns;
     supervisor_set_timer(&pool->retry, os_deadline_after(pool->retry_after_ns));

@@ -117,20 +117,18 @@ static pid_t fork_worker(zygote_state *zygote, const zygote_request *request,
         .number = request->worker, .parent_pid = getpid(), .forked = true, .hooks = hooks};
     memcpy(setup.name, request->name, sizeof setup.name);
     memcpy(setup.fds, fds, sizeof setup.fds);
-    for (int i = 0; i < WORKER_FDS; i++)
-        os_fd_forget(fds[i]); /* the child keeps these */
     if (!executes)
         run_hook(hooks->before_fork, hooks);
+    os_fd_keep(fds, WORKER_FDS);
     pid_t pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
     int error = errno;
+    os_fd_keep_none();
     if (pid == 0 && executes)
         worker_execute(&setup, zygote->setup->spawn_command, zygote->setup->data_fd);
     if (pid == 0)
         worker_run(&setup);
     if (!executes)
         run_hook(hooks->after_fork_parent, hooks);
-    for (int i = 0; i < WORKER_FDS; i++)
-        os_fd_register(fds[i]);
     errno = error;
     return pid;
 }

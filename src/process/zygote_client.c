@@ -133,21 +133,19 @@ static pid_t fork_zygote(process_pool *pool, int control_fd) {
     pid_t program_pid = getpid();
     function_table_note_fork(&pool->functions);
     pthread_once(&prepared, prepare);
-    bool passes_data = pool->base.settings.start_method != PEBBLE_START_FORK &&
-                       pool->base.settings.worker_data_fd >= 0;
+    const int kept[] = {control_fd, pool->base.settings.worker_data_fd};
+    bool passes_data =
+        pool->base.settings.start_method != PEBBLE_START_FORK && kept[1] >= 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    run_hook(pool, true);     /* may take long, while another thread forks */
-    os_fd_forget(control_fd); /* the child keeps it */
-    if (passes_data)
-        os_fd_forget(pool->base.settings.worker_data_fd);
+    run_hook(pool, true);
+    os_fd_keep(kept, passes_data ? 2 : 1);
     pid_t pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
     int error = errno;
+    os_fd_keep_none();
     if (pid == 0)
         be_zygote(pool, control_fd, program_pid);
     run_hook(pool, false);
-    if (passes_data)
-        os_fd_register(pool->base.settings.worker_data_fd);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     errno = error;
     return pid;
@@ -333,7 +331,9 @@ static int reap_zygote(process_pool *pool, char *text, size_t size) {
     int fd = pool->zygote_process_fd;
     int error = fd >= 0 ? waitid((idtype_t)P_PIDFD, (id_t)fd, &info, WEXITED | WNOHANG)
                         : waitid(P_PID, (id_t)pool->zygote_pid, &info, WEXITED);
-    if (error != 0 || info.si_pid == 0)
+    bool unknown =
+        error != 0 || info.si_pid == 0; /* the program ignores SIGCHLD, for example */
+    if (unknown)
         snprintf(text, size, "for a reason unknown");
     else if (info.si_code == CLD_EXITED)
         snprintf(
@@ -343,7 +343,8 @@ static int reap_zygote(process_pool *pool, char *text, size_t size) {
                 : "");
     else
         snprintf(text, size, "by signal %d", info.si_status);
-    bool killed = error == 0 && info.si_code == CLD_KILLED && info.si_status == SIGKILL;
+    bool killed = unknown ? pool->zygote_answered
+                          : info.si_code == CLD_KILLED && info.si_status == SIGKILL;
     return killed && pool->zygote_asked_ns == 0 ? LOSS_BY_KILL : LOSS_BY_ITSELF;
 }
 

@@ -41,15 +41,38 @@ static int memfd_new(const char *name) {
     return made;
 }
 
+/* Memory is promised only as far as it is there: each page is asked for when it is touched, and what is not
+ * there then is SIGBUS. */
+static bool overcommit_is_strict(void) {
+    static _Atomic int known; /* 1: no, 2: yes */
+    char mode = '0';
+    if (atomic_load(&known) == 0) {
+        int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+            if (read(fd, &mode, 1) != 1)
+                mode = '0';
+            close(fd);
+        }
+        atomic_store(&known, mode == '2' ? 2 : 1);
+    }
+    return atomic_load(&known) == 2;
+}
+
+/* 0, or an errno value. */
+static int set_size(int fd, size_t size) {
+    if (os_attempt(OS_FAULT_SHARED, ENOMEM, -1, ftruncate(fd, (off_t)size)) != 0)
+        return errno;
+    int error = overcommit_is_strict() ? posix_fallocate(fd, 0, (off_t)size) : 0;
+    return error == ENOSPC ? ENOMEM : error;
+}
+
 int os_shared_new(const char *name, size_t size, bool others_read_only, int *fd,
                   void **memory) {
     int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     int made = memfd_new(name);
     if (made < 0)
         return errno;
-    int error = os_attempt(OS_FAULT_SHARED, ENOMEM, -1, ftruncate(made, (off_t)size)) == 0
-                    ? 0
-                    : errno;
+    int error = set_size(made, size);
     if (error == 0)
         error = map(made, size, PROT_READ | PROT_WRITE, memory);
     if (error == 0 && others_read_only)
