@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "platform/platform.h"
@@ -222,6 +224,58 @@ static void check_idle_zygote(pebble_start_method method) {
 static void test_idle_zygote(void **state) {
     (void)state;
     with_each_method(check_idle_zygote);
+}
+
+static int stay_in_task(pebble_task *task, const void *input, size_t input_size) {
+    (void)task, (void)input_size;
+    counter_add(&area_in_task(input)->met, 1);
+    for (;;)
+        pause();
+    return 0;
+}
+
+/* More often than a pool bears that ends by itself, and nobody can tell how it ended. */
+static void test_zygote_of_a_program_that_ignores_sigchld(void **state) {
+    int number = 12;
+    (void)state;
+    signal(SIGCHLD, SIG_IGN);
+    pebble_pool *pool = pool_of(PEBBLE_START_FORK);
+    for (uint32_t round = 1; round <= 8; round++) {
+        pebble_future *future =
+            schedule(pool, stay_in_task, shared_path, sizeof shared_path, 0);
+        counter_expect(&shared->met, round);
+        process_kill(process_parent(pebble_future_pid(future)));
+        expect_killed(future);
+    }
+    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 144);
+    close_join_free(pool);
+    signal(SIGCHLD, SIG_DFL);
+}
+
+static bool none_is_there(void *pids) {
+    for (int i = 0; i < WORKERS; i++) {
+        if (process_state(((const pid_t *)pids)[i]) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* As process 1 does: it waits for the workers that the zygote left. (Those of which it was not told are for
+ * the program to wait for, as all that comes to it.) */
+static void test_zygote_of_a_program_that_adopts(void **state) {
+    pid_t workers[WORKERS];
+    (void)state;
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    pebble_pool *pool = pool_of(PEBBLE_START_FORK);
+    for (int round = 0; round < 3; round++) {
+        meet_all(pool, workers);
+        process_kill(process_parent(workers[0]));
+        assert_true(wait_until(none_is_there, workers)); /* no zombie either */
+    }
+    close_join_free(pool);
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
 }
 
 /* ---- The zygote while it forks ---- */
@@ -464,6 +518,8 @@ int main(void) {
         TEST(all_idle_workers),
         TEST(all_idle_workers_then_close),
         TEST(idle_zygote),
+        TEST(zygote_of_a_program_that_ignores_sigchld),
+        TEST(zygote_of_a_program_that_adopts),
         TEST(zygote_before_a_fork),
         TEST(zygote_after_a_fork),
         TEST(zygote_of_a_worker_that_starts),
