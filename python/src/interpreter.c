@@ -1,6 +1,7 @@
 /* A worker takes the GIL with its first task and gives it up when it is idle, not between two tasks:
  * handing it over costs more than a short task. Its thread state is kept for as long as the worker
- * lives, so that threading.local works.
+ * lives, so that threading.local works. The interpreter has threads take turns, and acts on signals,
+ * between two steps of Python code: where there may be none for long, we do (interpreter_offer()).
  *
  * Forks. The program → its zygote → the workers; each is a fork of a Python process, so the handlers
  * of os.register_at_fork() run around both. The zygote runs no other Python code; its one thread has
@@ -20,6 +21,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "deferred.h"
@@ -89,12 +91,40 @@ void worker_flush(void) {
 
 /* ---- The GIL ---- */
 
+#define TURN_NS 5000000 /* the interpreter's own switch interval, unless it is set */
+
+static _Thread_local int64_t turn_end_ns;
+
+/* The clock that costs next to nothing, and is right to some milliseconds. */
+static int64_t coarse_now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
+}
+
+static void begin_turn(PyThreadState *state) {
+    PyEval_RestoreThread(state);
+    turn_end_ns = coarse_now_ns() + TURN_NS;
+}
+
+void interpreter_offer(void) {
+    if (coarse_now_ns() >= turn_end_ns)
+        begin_turn(PyEval_SaveThread());
+}
+
+int interpreter_look_up(void) {
+    interpreter_offer();
+    return PyErr_CheckSignals();
+}
+
 bool worker_enter(void) {
     if (interpreter_is_ending())
         return false;
     if (parked != NULL) {
-        PyEval_RestoreThread(parked);
+        begin_turn(parked);
         parked = NULL;
+    } else {
+        interpreter_offer();
     }
     return true;
 }

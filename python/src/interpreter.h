@@ -22,6 +22,13 @@ void interpreter_precede_handler(void);
  * from here on. -1 with an exception: a signal's handler raised it. */
 int interpreter_before_wait(void);
 
+/* With the GIL: lets others have it, if this thread has had its turn. For loops that may come through
+ * no Python code for long; all that they rely on is then to be theirs, as in a call of Python code. */
+void interpreter_offer(void);
+
+/* The same, and runs the handlers of signals. -1 with an exception: one raised it. */
+int interpreter_look_up(void);
+
 /* In a worker, process or thread: has the GIL from now on until it is idle. False: the interpreter
  * is ending, nothing of Python may be touched. Without the GIL. */
 bool worker_enter(void);

@@ -26,7 +26,8 @@ static int add_chunk(map_future *self, map_chunk *chunk) {
 }
 
 /* The arguments of the next elements, at most size: a list, of values if there is one iterable, else
- * of tuples. A list that is not full: the shortest iterable is exhausted. */
+ * of tuples. A list that is not full: the shortest iterable is exhausted. Whoever schedules a map
+ * comes through here for all elements, which may be all in C: so it looks up, now and then. */
 static PyObject *take_elements(PyObject *iterators, Py_ssize_t size, bool as_tuples) {
     Py_ssize_t width = PyTuple_GET_SIZE(iterators);
     PyObject *list = PyList_New(0);
@@ -35,6 +36,10 @@ static PyObject *take_elements(PyObject *iterators, Py_ssize_t size, bool as_tup
         PyObject *value = NULL;
         if (as_tuples && element == NULL)
             goto failed;
+        if (PyList_GET_SIZE(list) % 8 == 0 && interpreter_look_up() < 0) {
+            Py_XDECREF(element);
+            goto failed;
+        }
         for (Py_ssize_t i = 0; i < width; i++) {
             value = PyIter_Next(PyTuple_GET_ITEM(iterators, i));
             if (value == NULL)
@@ -242,6 +247,7 @@ int thread_chunk(pebble_task *task, const void *input, size_t input_size) {
     chunk->list = chunk->function = NULL;
     for (Py_ssize_t i = 0; i < chunk->count; i++) {
         outcome result = {0};
+        interpreter_offer();
         outcome_of_call(&result, function, PyList_GET_ITEM(list, i), NULL);
         thread_note_traceback(&result);
         outcomes[i] = result;

@@ -1,7 +1,10 @@
 import concurrent.futures
+import gc
 import itertools
 import operator
+import signal
 import threading
+import time
 import traceback
 import weakref
 
@@ -291,3 +294,55 @@ def test_a_map_is_freed_at_once(any_pool):
     del future, results
     any_pool.schedule(int).result()
     assert eventually(lambda: alive() is None)
+
+
+# ---- Iterables without any Python code ----
+
+
+class Interruption(Exception):
+    pass
+
+
+def interrupt(*_):
+    raise Interruption
+
+
+@pytest.fixture
+def alarm():
+    before = signal.signal(signal.SIGALRM, interrupt)
+    gc.disable()  # what is raised in a callback of the collector is lost
+    yield
+    gc.enable()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("chunksize", [1, 10**9])
+@pytest.mark.parametrize("function", [str, lambda n: n])
+def test_a_signal_while_elements_are_taken(any_kind, alarm, function, chunksize):
+    elements = iter(range(3_000_000))
+    with any_kind(max_workers=1) as pool:
+        assert pool.schedule(int).result() == 0
+        with pytest.raises(Interruption):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            pool.map(function, elements, chunksize=chunksize)
+        assert next(elements, None) is not None
+        assert pool.schedule(int).result() == 0
+
+
+def test_others_run_while_elements_are_taken(any_kind):
+    seen, found = [], []
+    elements = iter(range(1_000_000))
+
+    def take_one():
+        while not seen:
+            time.sleep(0.001)
+        found.append(next(elements, None))
+
+    with any_kind(max_workers=1) as pool:
+        thread = threading.Thread(target=take_one)
+        thread.start()
+        future = pool.map(str, itertools.chain(map(seen.append, [1]), elements), chunksize=100)
+        thread.join()
+        assert found != [None]
+        future.cancel()

@@ -1,6 +1,9 @@
+import functools
 import multiprocessing
+import operator
 import os
 import threading
+import time
 
 import pytest
 from pebble import ThreadPool, concurrent
@@ -118,3 +121,21 @@ def test_a_task_uses_a_pool_of_processes(thread_pool, process_pool):
         return process_pool.schedule(tasks.add, args=(n, 1)).result()
 
     assert list(thread_pool.map(outer, range(50)).result()) == list(range(1, 51))
+
+
+# ---- Calls without any Python code, in which the interpreter has nobody take turns ----
+
+
+@pytest.mark.parametrize("chunksize", [1, 2001])
+def test_others_run_beside_calls_without_python_code(chunksize):
+    seen, hold = [], threading.Lock()
+    calls = [functools.partial(seen.append, 1)]
+    calls += [functools.partial(sum, range(10_000))] * 2000
+    with ThreadPool(max_workers=1) as pool:
+        with hold:
+            pool.schedule(hold.acquire)
+            future = pool.map(operator.methodcaller("__call__"), calls, chunksize=chunksize)
+        while not seen:
+            time.sleep(0.001)
+        assert not future.done()
+        assert len(list(future.result())) == 2001
