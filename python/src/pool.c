@@ -1,6 +1,11 @@
 /* A pool that is dropped without close does what it was given, then goes: it is closed and kept in a
  * list, with the initializer that its workers may still need, until it has. Whoever makes or drops a
- * pool looks through that list. */
+ * pool looks through that list.
+ *
+ * An initializer may be part of the same garbage, as a method of the pool's owner is. The garbage
+ * collector would take it to pieces before it drops the pool; so it is kept from the pool's finalizer
+ * on, and with it all of that garbage until the pool is gone. The object then is as one that was closed
+ * (and so it is, too, for somebody else who brings it back to life); its next end finds the pool gone. */
 #include "pool.h"
 
 #include <string.h>
@@ -19,6 +24,7 @@ typedef struct pool_object {
     PyObject_HEAD pebble_pool *pool; /* NULL before __init__ */
     bool threads;
     PyObject *initializer; /* (initializer, args); the engine has its address. Or NULL */
+    struct leaving *leaving;          /* has been finalized; NULL again when it is gone */
     struct pool_object *next, **link; /* in the list of living pools */
 } pool_object;
 
@@ -27,6 +33,7 @@ typedef struct pool_object {
 typedef struct leaving {
     struct leaving *next;
     pebble_pool *pool;
+    pool_object *owner; /* of the pool, if that has not been deallocated: borrowed */
     PyObject *initializer;
 } leaving;
 
@@ -48,24 +55,28 @@ static void see_leavers_off(void) {
             continue;
         }
         *link = each->next;
-        pebble_pool_free(each->pool);
+        if (each->owner != NULL)
+            each->owner->leaving = NULL;
+        else
+            pebble_pool_free(each->pool);
         Py_XDECREF(each->initializer);
         PyMem_Free(each);
         link = &leavers; /* the decref may have run anything */
     }
 }
 
-/* Takes both. */
-static void leave(pebble_pool *pool, PyObject *initializer) {
-    pebble_pool_close(pool);
-    leaving *entry = is_gone(pool) ? NULL : PyMem_Malloc(sizeof *entry);
-    if (entry == NULL) {
-        pebble_pool_free(pool); /* without memory: stopped */
-        Py_XDECREF(initializer);
-        return;
-    }
-    *entry = (leaving){.next = leavers, .pool = pool, .initializer = initializer};
+/* Closes it. NULL: it is gone already, or there is no memory. */
+static leaving *leave(pool_object *self) {
+    pebble_pool_close(self->pool);
+    leaving *entry = is_gone(self->pool) ? NULL : PyMem_Malloc(sizeof *entry);
+    if (entry == NULL)
+        return NULL;
+    *entry = (leaving){.next = leavers,
+                       .pool = self->pool,
+                       .owner = self,
+                       .initializer = Py_XNewRef(self->initializer)};
     leavers = entry;
+    return entry;
 }
 
 void pools_stop_threads(void) {
@@ -225,6 +236,14 @@ static int pool_traverse(PyObject *object, visitproc visit, void *arg) {
     return 0;
 }
 
+/* A subclass may have a __del__ that does not come here: dealloc does not count on it. */
+static void pool_finalize(PyObject *object) {
+    pool_object *self = (pool_object *)object;
+    bool needed = self->initializer != NULL && self->initializer != Py_None;
+    if (self->pool != NULL && self->leaving == NULL && needed)
+        self->leaving = leave(self);
+}
+
 static void pool_dealloc(PyObject *object) {
     pool_object *self = (pool_object *)object;
     PyTypeObject *type = Py_TYPE(object);
@@ -234,10 +253,13 @@ static void pool_dealloc(PyObject *object) {
         if (self->next != NULL)
             self->next->link = self->link;
     }
-    if (self->pool != NULL)
-        leave(self->pool, self->initializer);
+    if (self->pool != NULL && self->leaving == NULL)
+        self->leaving = leave(self);
+    if (self->leaving != NULL)
+        self->leaving->owner = NULL;
     else
-        Py_XDECREF(self->initializer);
+        pebble_pool_free(self->pool); /* without memory: stopped */
+    Py_XDECREF(self->initializer);
     see_leavers_off();
     type->tp_free(object);
     Py_DECREF(type);
@@ -476,13 +498,10 @@ static PyGetSetDef pool_getset[] = {
 };
 
 static PyType_Slot pool_slots[] = {
-    {Py_tp_init, pool_init},
-    {Py_tp_traverse, pool_traverse},
-    {Py_tp_dealloc, pool_dealloc},
-    {Py_tp_methods, pool_methods},
-    {Py_tp_getset, pool_getset},
-    {Py_tp_new, PyType_GenericNew},
-    {0, NULL},
+    {Py_tp_init, pool_init},         {Py_tp_traverse, pool_traverse},
+    {Py_tp_finalize, pool_finalize}, {Py_tp_dealloc, pool_dealloc},
+    {Py_tp_methods, pool_methods},   {Py_tp_getset, pool_getset},
+    {Py_tp_new, PyType_GenericNew},  {0, NULL},
 };
 
 PyType_Spec pool_spec = {

@@ -1,5 +1,6 @@
 import concurrent.futures
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import CancelledError
@@ -334,6 +335,79 @@ def test_a_dropped_map_goes_on(any_kind):
     iterator = any_kind(max_workers=1).map(tasks.value, range(50)).result()
     gc.collect()
     assert list(iterator) == list(range(50))
+
+
+class Owner:
+    """Has a pool whose threads, a new one for each task, need what it has: a cycle of references."""
+
+    def __init__(self, kind, token=None):
+        self.token = token
+        self.pool = kind(max_workers=1, max_tasks=1, initializer=self.set_up)
+
+    def set_up(self):
+        assert hasattr(self, "token")
+
+    def schedule_behind(self, lock):
+        """What becomes of two tasks, of which the lock, if it is taken, lets none end now."""
+        return [self.pool.schedule(each) for each in (lock.__enter__, int)]
+
+
+def collected():
+    """True; who makes a pool sees those off that are gone."""
+    ThreadPool()
+    gc.collect()
+    return True
+
+
+class OwnThreadPool(ThreadPool):
+    pass
+
+
+class OwnThreadPoolWithEnd(ThreadPool):
+    def __del__(self):
+        super().__del__()
+
+
+@pytest.mark.parametrize("kind", [ThreadPool, OwnThreadPool, OwnThreadPoolWithEnd])
+def test_an_initializer_of_what_is_dropped_with_the_pool(kind):
+    lock, token = threading.Lock(), object()
+    count = sys.getrefcount(token)
+    with lock:
+        futures = Owner(kind, token).schedule_behind(lock)
+        gc.collect()
+    assert [future.result() for future in futures] == [True, 0]
+
+    assert eventually(lambda: collected() and sys.getrefcount(token) == count)
+
+
+def test_a_pool_whose_end_says_nothing():
+    class Own(ThreadPool):
+        def __del__(self):
+            pass
+
+    future = Owner(Own).pool.schedule(int)
+    assert future.result() == 0
+    gc.collect()
+    assert Own(max_workers=1).schedule(int).result() == 0
+
+
+def test_a_pool_that_is_dropped_and_brought_back(any_kind):
+    saved = []
+
+    class Revived(Owner):
+        def __del__(self):
+            saved.append(self)
+
+    Revived(any_kind)
+    gc.collect()
+    pool = saved.pop().pool
+    assert not pool.active
+    with pytest.raises(RuntimeError):
+        pool.schedule(int)
+    pool.join()
+    reference = weakref.ref(pool)
+    del pool
+    assert eventually(lambda: collected() and reference() is None)
 
 
 # ---- Many pools ----
