@@ -219,14 +219,19 @@ static PyObject *future_exception(future_object *self, PyObject *const *args,
     return Py_NewRef(self->outcome.error != NULL ? self->outcome.error : Py_None);
 }
 
-PyDoc_STRVAR(add_done_callback_doc, "add_done_callback($self, fn, /)\n--\n\n"
+PyDoc_STRVAR(add_done_callback_doc, "add_done_callback($self, /, fn)\n--\n\n"
                                     "Have fn called with the future when it has ended: "
                                     "in a thread of the engine, or at once if it has.\n\n"
                                     "What a callback raises is logged. For a call that "
                                     "was cancelled or ran out of time its processes\n"
                                     "are gone by then.");
 
-static PyObject *future_add_done_callback(future_object *self, PyObject *callback) {
+static PyObject *future_add_done_callback(future_object *self, PyObject *const *args,
+                                          Py_ssize_t nargs, PyObject *kwnames) {
+    static signature parameters = {"add_done_callback", 1, 1, 1, {"fn"}, {0}};
+    PyObject *callback;
+    if (arguments_take(&parameters, args, nargs, kwnames, &callback) < 0)
+        return NULL;
     if (self->kind == FUTURE_PLAIN)
         return call_base(self, "add_done_callback", callback);
     if (argument_callable(callback, "fn") < 0)
@@ -268,28 +273,36 @@ static PyObject *future_set_running(future_object *self, PyObject *unused) {
     Py_RETURN_TRUE;
 }
 
-static PyObject *refuse_to_be_set(future_object *self) {
+static PyObject *set_outcome(future_object *self, signature *parameters,
+                             PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *value;
+    if (arguments_take(parameters, args, nargs, kwnames, &value) < 0)
+        return NULL;
+    if (self->kind == FUTURE_PLAIN)
+        return call_base(self, parameters->function, value);
     PyErr_Format(names.invalid_state_error, "%R is a pool's: its result cannot be set",
                  self);
     return NULL;
 }
 
 PyDoc_STRVAR(set_result_doc,
-             "set_result($self, result, /)\n--\n\n"
+             "set_result($self, /, result)\n--\n\n"
              "Only for a future that is not a pool's: raises InvalidStateError.");
 
-static PyObject *future_set_result(future_object *self, PyObject *result) {
-    return self->kind == FUTURE_PLAIN ? call_base(self, "set_result", result)
-                                      : refuse_to_be_set(self);
+static PyObject *future_set_result(future_object *self, PyObject *const *args,
+                                   Py_ssize_t nargs, PyObject *kwnames) {
+    static signature parameters = {"set_result", 1, 1, 1, {"result"}, {0}};
+    return set_outcome(self, &parameters, args, nargs, kwnames);
 }
 
 PyDoc_STRVAR(set_exception_doc,
-             "set_exception($self, exception, /)\n--\n\n"
+             "set_exception($self, /, exception)\n--\n\n"
              "Only for a future that is not a pool's: raises InvalidStateError.");
 
-static PyObject *future_set_exception(future_object *self, PyObject *exception) {
-    return self->kind == FUTURE_PLAIN ? call_base(self, "set_exception", exception)
-                                      : refuse_to_be_set(self);
+static PyObject *future_set_exception(future_object *self, PyObject *const *args,
+                                      Py_ssize_t nargs, PyObject *kwnames) {
+    static signature parameters = {"set_exception", 1, 1, 1, {"exception"}, {0}};
+    return set_outcome(self, &parameters, args, nargs, kwnames);
 }
 
 static PyObject *state_of(future_object *self) {
@@ -446,12 +459,14 @@ static PyMethodDef future_methods[] = {
      result_doc},
     {"exception", (PyCFunction)(void (*)(void))future_exception,
      METH_FASTCALL | METH_KEYWORDS, exception_doc},
-    {"add_done_callback", (PyCFunction)future_add_done_callback, METH_O,
-     add_done_callback_doc},
+    {"add_done_callback", (PyCFunction)(void (*)(void))future_add_done_callback,
+     METH_FASTCALL | METH_KEYWORDS, add_done_callback_doc},
     {"set_running_or_notify_cancel", (PyCFunction)future_set_running, METH_NOARGS,
      set_running_doc},
-    {"set_result", (PyCFunction)future_set_result, METH_O, set_result_doc},
-    {"set_exception", (PyCFunction)future_set_exception, METH_O, set_exception_doc},
+    {"set_result", (PyCFunction)(void (*)(void))future_set_result,
+     METH_FASTCALL | METH_KEYWORDS, set_result_doc},
+    {"set_exception", (PyCFunction)(void (*)(void))future_set_exception,
+     METH_FASTCALL | METH_KEYWORDS, set_exception_doc},
     {"__class_getitem__", Py_GenericAlias, METH_O | METH_CLASS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -1,5 +1,6 @@
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import logging
 import threading
@@ -10,7 +11,7 @@ import pytest
 from pebble import ProcessFuture
 
 import tasks
-from support import gone
+from support import eventually, gone
 
 
 @pytest.fixture
@@ -427,6 +428,22 @@ def test_a_future_of_the_users_own():
     assert future.running()
     future.set_result(5)
     assert future.result() == 5 and seen == [future]
+
+
+def test_arguments_by_keyword(any_pool):
+    """As of concurrent.futures.Future."""
+    seen = []
+    for future in concurrent.futures.Future(), ProcessFuture(), any_pool.schedule(int):
+        with contextlib.suppress(InvalidStateError):
+            future.set_result(result=0)
+        assert future.result(timeout=10) == 0
+        future.add_done_callback(fn=seen.append)
+        with pytest.raises(InvalidStateError):
+            future.set_exception(exception=ValueError())
+        for method in future.add_done_callback, future.set_result, future.set_exception:
+            with pytest.raises(TypeError):
+                method()
+    assert eventually(lambda: len(seen) == 3)
 
 
 def test_an_exception_of_the_users_own():
