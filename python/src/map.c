@@ -47,11 +47,16 @@ pebble_future *map_open_engine(map_future *self) {
     return map_done(self) ? NULL : self->chunks[self->first_open]->engine;
 }
 
+/* Before it is done: if it will be, for all that is open. A thread that runs one goes on. */
 bool map_cancelled(map_future *self) {
     if (self->chunk_count == 0 || !(map_done(self) || self->base.cancel_accepted))
         return false;
-    for (Py_ssize_t i = self->first_open; i < self->chunk_count; i++)
-        chunk_look(self, self->chunks[i]);
+    for (Py_ssize_t i = self->first_open; i < self->chunk_count; i++) {
+        map_chunk *chunk = self->chunks[i];
+        if (!chunk_look(self, chunk) && self->base.in_thread &&
+            pebble_future_state(chunk->engine) == PEBBLE_RUNNING)
+            return false;
+    }
     return self->ended_otherwise == 0;
 }
 
@@ -286,21 +291,35 @@ static int load_sent(map_chunk *chunk) {
     return failed;
 }
 
+/* The values are there already: only a failure is the engine's. */
+static int load_done(map_chunk *chunk) {
+    PyObject *error = NULL, *arguments = NULL;
+    pebble_future *engine = pebble_future_ref(chunk->engine);
+    const pebble_failure *failure = pebble_future_failure(engine);
+    int failed = 0;
+    if (failure != NULL && (error = exception_of_failure(failure)) == NULL)
+        failed = -1;
+    if (failed == 0 && !chunk->loaded) { /* making the error may have run anything */
+        arguments = chunk->list;         /* of one that never ran */
+        chunk->list = NULL;
+        chunk->error = error;
+        chunk->loaded = true;
+        pebble_future_unref(chunk->engine);
+        chunk->engine = NULL;
+        error = NULL;
+    }
+    pebble_future_unref(engine);
+    Py_XDECREF(error);
+    Py_XDECREF(arguments); /* may run anything, too */
+    return failed;
+}
+
 /* Of a chunk that has ended: takes what the engine has. -1 with an exception that is the caller's. */
 static int chunk_load(map_future *self, map_chunk *chunk) {
     if (chunk->loaded)
         return 0;
     chunk_look(self, chunk);
-    if (!self->base.in_thread)
-        return load_sent(chunk);
-    const pebble_failure *failure = pebble_future_failure(chunk->engine);
-    if (failure != NULL && (chunk->error = exception_of_failure(failure)) == NULL)
-        return -1;
-    Py_CLEAR(chunk->list); /* the arguments of one that never ran */
-    chunk->loaded = true;
-    pebble_future_unref(chunk->engine);
-    chunk->engine = NULL;
-    return 0;
+    return self->base.in_thread ? load_done(chunk) : load_sent(chunk);
 }
 
 /* An iterator that raised it would seem to be at its end: as in a generator (PEP 479). */

@@ -1,4 +1,5 @@
 import concurrent.futures
+import gc
 import signal
 import time
 import threading
@@ -8,7 +9,7 @@ import pytest
 from pebble import ProcessPool, ThreadPool
 
 import tasks
-from support import gone, outcomes
+from support import gone, outcome, outcomes
 
 
 @pytest.fixture(scope="module")
@@ -273,11 +274,39 @@ def test_queued_elements_of_a_map_of_threads(started, release):
         future = pool.map(tasks.hold_if, [0] * 4, [started] * 4, [release] * 4, range(4))
         assert started.wait()
         assert future.cancel()
+        assert not future.cancelled()
         release.set()
         first, *others = outcomes(future.result())
         assert first == 0
         assert [type(each) for each in others] == [CancelledError] * 3
         assert not future.cancelled()
+
+
+def test_a_map_of_threads_whose_results_are_taken_while_they_are_taken(started, release):
+    taken, results = [], []
+
+    class Taker:
+        """An argument that takes a result when it goes."""
+
+        def __del__(self):
+            taken.append(outcome(next, results[0]))
+
+    def count_errors():
+        return sum(type(each) is CancelledError for each in gc.get_objects())
+
+    with ThreadPool(max_workers=1) as pool:
+        arguments = (Taker() if n > 0 else 0 for n in range(4))
+        future = pool.map(lambda _: tasks.hold(started, release), arguments)
+        assert started.wait()
+        assert future.cancel()
+        release.set()
+        results.append(future.result())
+        assert next(results[0]) > 0
+        before = count_errors()
+        taken.append(outcome(next, results[0]))
+        assert [type(each) for each in taken] == [tuple] * 4
+        assert [kind for kind, _ in taken] == [CancelledError] * 3 + [StopIteration]
+        assert count_errors() == before
 
 
 def test_a_map_of_threads_wholly_in_progress(make_flag, release):
