@@ -112,7 +112,7 @@ static Py_ssize_t append_pieces(sink *to, map_chunk *chunk, PyObject *list) {
     Py_ssize_t sent = 0;
     for (Py_ssize_t i = 0; i < chunk->count; i++) {
         pickle_writer writer;
-        if (writer_take(&writer, NULL) < 0)
+        if ((i % 8 == 0 && interpreter_look_up() < 0) || writer_take(&writer, NULL) < 0)
             return -1;
         int failed = 0;
         if (writer_dump(&writer, PyList_GET_ITEM(list, i)) == 0) {

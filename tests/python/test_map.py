@@ -1,4 +1,5 @@
 import concurrent.futures
+import functools
 import gc
 import itertools
 import operator
@@ -328,6 +329,18 @@ def test_a_signal_while_elements_are_taken(any_kind, alarm, function, chunksize)
             pool.map(function, elements, chunksize=chunksize)
         assert next(elements, None) is not None
         assert pool.schedule(int).result() == 0
+
+
+def test_a_signal_while_elements_are_pickled(alarm, started):
+    function = functools.partial(tasks.set_flag_at_zero, started)
+    raises_alarm = map(signal.setitimer, [signal.ITIMER_REAL], [0.01])
+    elements = itertools.chain(range(500_000), raises_alarm)
+    with ProcessPool(max_workers=1) as pool:
+        assert pool.schedule(int).result() == 0
+        with pytest.raises(Interruption):
+            pool.map(function, elements, itertools.repeat(None), chunksize=10**9)
+        assert next(elements, None) is None
+    assert not started.is_set()  # it was not sent
 
 
 def test_others_run_while_elements_are_taken(any_kind):
