@@ -36,7 +36,7 @@ static PyObject *take_elements(PyObject *iterators, Py_ssize_t size, bool as_tup
         PyObject *value = NULL;
         if (as_tuples && element == NULL)
             goto failed;
-        if (PyList_GET_SIZE(list) % 8 == 0 && interpreter_look_up() < 0) {
+        if (PyList_GET_SIZE(list) % 16 == 0 && interpreter_look_up() < 0) {
             Py_XDECREF(element);
             goto failed;
         }
