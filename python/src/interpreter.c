@@ -155,31 +155,66 @@ static void worker_idle(void *context) {
 /* Ends the main thread's wait. Python's own handler only notes that there was a signal, which nobody
  * sees who has not begun to sleep yet. */
 static uint32_t interrupt_word;
-static struct sigaction pythons_action;
+static void (*pythons_handler)(int); /* in C: one for all signals; NULL: not known yet */
 
 static void interrupt(int number, siginfo_t *info, void *context) {
+    (void)info;
+    (void)context;
     if (gettid() !=
         getpid()) { /* the main thread had it blocked, as while it starts a thread */
         tgkill(getpid(), getpid(), number);
         return;
     }
     pebble_interrupt(&interrupt_word);
-    if (pythons_action.sa_flags & SA_SIGINFO)
-        pythons_action.sa_sigaction(number, info, context);
-    else
-        pythons_action.sa_handler(number);
+    pythons_handler(number);
 }
 
-/* Puts our handler before Python's, if that has one. Whoever sets another removes ours: so it is looked
- * at before each wait. */
+/* A signal that nobody has a use for, or 0. */
+static int find_unused_signal(void) {
+    struct sigaction action;
+    for (int number = SIGRTMAX - 1; number > SIGRTMIN; number--) {
+        if (sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_DFL)
+            return number;
+    }
+    return 0;
+}
+
+/* SIGINT's handler may be another's that looks like Python's (faulthandler's, that of a library): so
+ * Python is given a handler for a signal that nobody uses, for a moment. It takes one in its main thread
+ * only. */
+int interpreter_learn_handler(void) {
+    static bool done;
+    struct sigaction action;
+    int number = !done && getpid() == gettid() ? find_unused_signal() : 0;
+    if (number == 0)
+        return 0;
+    PyObject *module = PyImport_ImportModule("_signal"), *set = NULL, *unset = NULL;
+    if (module != NULL)
+        set = PyObject_CallMethod(module, "signal", "iO", number, names.loads);
+    if (set != NULL && sigaction(number, NULL, &action) == 0)
+        pythons_handler = action.sa_handler;
+    if (set != NULL)
+        unset = PyObject_CallMethod(module, "signal", "ii", number, 0); /* SIG_DFL */
+    if (unset == NULL)
+        signal(number, SIG_DFL);
+    bool foreign = set == NULL && PyErr_ExceptionMatches(PyExc_ValueError);
+    if (foreign) /* another is Python's main thread */
+        PyErr_Clear();
+    done = foreign || unset != NULL;
+    Py_XDECREF(unset);
+    Py_XDECREF(set);
+    Py_XDECREF(module);
+    return done ? 0 : -1;
+}
+
+/* Puts our handler before Python's, if SIGINT has that one. Whoever sets another removes ours: so it is
+ * looked at before each wait. Another's stays, which may lead to Python's or to ours itself; it ends a
+ * system call all the same. */
 void interpreter_precede_handler(void) {
     struct sigaction action;
-    if (sigaction(SIGINT, NULL, &action) != 0)
+    if (pythons_handler == NULL || sigaction(SIGINT, NULL, &action) != 0 ||
+        (action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != pythons_handler)
         return;
-    bool ours = (action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == interrupt;
-    if (ours || action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
-        return;
-    pythons_action = action;
     action.sa_flags |= SA_SIGINFO;
     action.sa_sigaction = interrupt;
     sigaction(SIGINT, &action, NULL);
@@ -192,6 +227,8 @@ int interpreter_before_wait(void) {
     if (!is_main) /* handlers run in the main thread alone */
         return 0;
     __atomic_store_n(&interrupt_word, 0, __ATOMIC_SEQ_CST);
+    if (interpreter_learn_handler() < 0)
+        return -1;
     interpreter_precede_handler();
     return PyErr_CheckSignals();
 }

@@ -14,8 +14,12 @@ int interpreter_note_process(void);
 /* getpid() without its system call. */
 pid_t interpreter_process(void);
 
-/* Puts our handler of SIGINT before Python's, if that is not so: where threads are started or the end of
- * futures is waited for. */
+/* In the main thread, the first time: finds out which handler of signals is Python's. -1 with an
+ * exception. */
+int interpreter_learn_handler(void);
+
+/* Puts our handler of SIGINT before Python's, if that is the one: where threads are started or the end
+ * of futures is waited for. */
 void interpreter_precede_handler(void);
 
 /* To be called with the GIL before a wait, which is then ended by Ctrl-C, be it pressed at any moment

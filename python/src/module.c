@@ -199,6 +199,8 @@ static int execute(PyObject *module) {
         PyErr_NoMemory();
         return -1;
     }
+    if (interpreter_learn_handler() < 0)
+        return -1;
     if (worker_register_functions() < 0) {
         PyErr_SetString(PyExc_ImportError, pebble_error_message());
         return -1;
