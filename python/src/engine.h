@@ -24,7 +24,7 @@
  * module refuses to be in more than one interpreter. */
 typedef struct engine_names {
     /* This module's types. */
-    PyTypeObject *sink_type, *source_type, *buffer_type;
+    PyTypeObject *reducers_type, *sink_type, *source_type, *buffer_type;
     PyTypeObject *future_type, *map_future_type, *map_results_type, *pool_type;
 
     /* The package's classes, from set_types(). */

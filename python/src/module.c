@@ -6,6 +6,7 @@
 #include "future.h"
 #include "interpreter.h"
 #include "map.h"
+#include "pickling.h"
 #include "pool.h"
 #include "sink.h"
 #include "source.h"
@@ -169,6 +170,7 @@ static PyTypeObject *make_type(PyObject *module, PyType_Spec *spec, PyTypeObject
 }
 
 static int make_types(PyObject *module) {
+    names.reducers_type = make_type(module, &reducers_spec, NULL, NULL);
     names.sink_type = make_type(module, &sink_spec, NULL, NULL);
     names.source_type = make_type(module, &source_spec, NULL, NULL);
     names.buffer_type = make_type(module, &buffer_spec, NULL, NULL);
@@ -178,9 +180,10 @@ static int make_types(PyObject *module) {
     if (names.future_type != NULL)
         names.map_future_type =
             make_type(module, &map_future_spec, names.future_type, "MapFuture");
-    return names.sink_type != NULL && names.source_type != NULL &&
-                   names.buffer_type != NULL && names.map_future_type != NULL &&
-                   names.map_results_type != NULL && names.pool_type != NULL
+    return names.reducers_type != NULL && names.sink_type != NULL &&
+                   names.source_type != NULL && names.buffer_type != NULL &&
+                   names.map_future_type != NULL && names.map_results_type != NULL &&
+                   names.pool_type != NULL
                ? 0
                : -1;
 }

@@ -9,23 +9,43 @@
 
 enum { PROTOCOL = 5, NAME_PROTOCOL = 3, FUNCTIONS_KEPT = 256, LOADED_KEPT = 8 };
 
-static pickle_writer kept; /* pickler NULL: none, or in use */
+/* ---- Reducers ---- */
 
-static Py_ssize_t reducers_now(void) {
-    return PyDict_GET_SIZE(names.extra_reducers) + PyDict_GET_SIZE(names.copyreg_table);
+/* The picklers' dispatch_table, as ForkingPickler's: multiprocessing's own, then what copyreg knows, now
+ * and not when the pickler was made. */
+static PyObject *reducers_get(PyObject *self, PyObject *type) {
+    PyObject *reducer = PyDict_GetItemWithError(names.extra_reducers, type);
+    (void)self;
+    if (reducer == NULL && !PyErr_Occurred())
+        reducer = PyDict_GetItemWithError(names.copyreg_table, type);
+    if (reducer == NULL && !PyErr_Occurred())
+        PyErr_SetObject(PyExc_KeyError, type);
+    return Py_XNewRef(reducer);
 }
 
-/* As ForkingPickler: what copyreg knows, then multiprocessing's own. */
+static PyType_Slot reducers_slots[] = {
+    {Py_mp_subscript, reducers_get},
+    {0, NULL},
+};
+
+PyType_Spec reducers_spec = {
+    .name = "pebble._engine.Reducers",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = reducers_slots,
+};
+
 static int set_dispatch_table(PyObject *pickler) {
-    PyObject *table = PyDict_Copy(names.copyreg_table);
-    if (table == NULL)
+    static PyObject *reducers; /* never given back: every pickler has it */
+    if (reducers == NULL &&
+        (reducers = (PyObject *)PyObject_New(PyObject, names.reducers_type)) == NULL)
         return -1;
-    int failed = PyDict_Update(table, names.extra_reducers);
-    if (failed == 0)
-        failed = PyObject_SetAttrString(pickler, "dispatch_table", table);
-    Py_DECREF(table);
-    return failed;
+    return PyObject_SetAttrString(pickler, "dispatch_table", reducers);
 }
+
+/* ---- Writers ---- */
+
+static pickle_writer kept; /* pickler NULL: none, or in use */
 
 static void writer_fini(pickle_writer *writer) {
     Py_CLEAR(writer->pickler);
@@ -33,7 +53,6 @@ static void writer_fini(pickle_writer *writer) {
 }
 
 static int writer_init(pickle_writer *writer, int protocol) {
-    writer->reducers = reducers_now();
     writer->pickler = NULL;
     writer->to = sink_new();
     PyObject *keep = writer->to != NULL
@@ -53,11 +72,9 @@ static int writer_init(pickle_writer *writer, int protocol) {
 int writer_take(pickle_writer *writer, pebble_task *task) {
     *writer = kept;
     kept = (pickle_writer){0};
-    if (writer->pickler != NULL && writer->reducers != reducers_now())
-        writer_fini(writer);
     if (writer->pickler == NULL && writer_init(writer, PROTOCOL) < 0)
         return -1;
-    sink_reset(writer->to, task);
+    writer->to->task = task;
     return 0;
 }
 
@@ -87,7 +104,7 @@ Py_ssize_t writer_dump_apart(pickle_writer *writer, PyObject *object) {
 }
 
 void writer_release(pickle_writer *writer) {
-    writer->to->task = NULL;
+    sink_reset(writer->to, NULL); /* a large buffer is not kept */
     if (kept.pickler == NULL)
         kept = *writer;
     else

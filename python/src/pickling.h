@@ -9,8 +9,9 @@
 typedef struct pickle_writer {
     PyObject *pickler;
     sink *to;
-    Py_ssize_t reducers; /* how many there were when it was made */
 } pickle_writer;
+
+extern PyType_Spec reducers_spec;
 
 /* An empty writer, to memory or, if there is one, to the task's result. -1 with an exception. */
 int writer_take(pickle_writer *writer, pebble_task *task);

@@ -19,9 +19,10 @@ from pebble import (
     waitforqueues,
     waitforthreads,
 )
+from pebble.concurrent import process as concurrent_process
 
 import tasks
-from support import children, eventually, outcomes, threads
+from support import children, eventually, memory_in_use, outcomes, threads
 
 pytestmark = pytest.mark.memory
 
@@ -408,6 +409,21 @@ def test_resident_memory(process_pool, large):
     before = resident_bytes()
     operation(200)
     assert resident_bytes() - before < 8_000_000
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_memory_after_a_large_argument(process_pool, method):
+    """It was pickled in the program: all of it, or until something came that could not be."""
+    call = concurrent_process(context=method)(len)
+
+    def operation(size):
+        process_pool.schedule(tasks.value, args=(bytes(size), lambda: None)).exception()
+        call(bytes(size)).result()
+
+    operation(1)
+    before = memory_in_use()
+    operation(30_000_000)
+    assert eventually(lambda: memory_in_use() - before < 3_000_000)
 
 
 def test_traced_memory(process_pool):

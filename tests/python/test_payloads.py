@@ -1,10 +1,12 @@
 import array
 import concurrent.futures
+import copyreg
 import datetime
 import decimal
 import fractions
 import random
 import uuid
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from hypothesis import given
@@ -192,3 +194,23 @@ def test_a_future_is_no_payload(process_pool):
     future = process_pool.schedule(int)
     error = process_pool.schedule(tasks.value, args=(future,)).exception()
     assert isinstance(error, Exception)
+
+
+@pytest.mark.parametrize(
+    "register, table",
+    [
+        (copyreg.pickle, copyreg.dispatch_table),
+        (ForkingPickler.register, ForkingPickler._extra_reducers),
+    ],
+    ids=["copyreg", "multiprocessing"],
+)
+def test_reducers_are_those_of_the_call(process_pool, register, table):
+    shape = tasks.Shape("square", [])
+    try:
+        for number in 1, 2:
+            register(tasks.Shape, lambda _, number=number: (int, (number,)))
+            assert process_pool.schedule(tasks.value, args=(shape,)).result() == number
+            assert list(process_pool.map(tasks.value, [shape]).result()) == [number]
+    finally:
+        del table[tasks.Shape]
+    assert process_pool.schedule(tasks.value, args=(shape,)).result() == shape
