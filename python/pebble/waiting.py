@@ -11,6 +11,8 @@ import time
 import weakref
 from typing import Any, Dict, List, Optional, Sequence, Set, Type, Union
 
+from pebble._worker import _PoolThread
+
 __all__ = ["waitforqueues", "waitforthreads"]
 
 Timeout = Union[None, int, float]
@@ -50,11 +52,13 @@ class _Joiner:
         threading.Thread(target=self._join, args=(thread,), name="pebble-join", daemon=True).start()
 
     def _join(self, thread: threading.Thread) -> None:
-        thread.join()
-        with self.lock:
-            self.ended = True
-            for waiter in self.waiters:
-                waiter.set()
+        try:
+            thread.join()
+        finally:  # a thread's class may have a join() of its own, which raises
+            with self.lock:
+                self.ended = True
+                for waiter in self.waiters:
+                    waiter.set()
 
     def add(self, waiter: threading.Event) -> None:
         with self.lock:
@@ -88,8 +92,8 @@ def waitforthreads(
     timeout: seconds (int or float); None: without limit
 
     Returns the list of those that have exited, in the given order; empty if the timeout was over first,
-    or if there are none. They are not joined. Raises RuntimeError for a thread that was not started, and
-    for the calling one.
+    or if there are none. They are not joined. Raises RuntimeError for a thread that was not started, for
+    the calling one, and for a dummy (threading.current_thread() in a thread that Python has not started).
     """
     waited = _check_list(threads, "threads")
     limit = _check_timeout(timeout)
@@ -101,6 +105,8 @@ def waitforthreads(
             raise RuntimeError("threads must have been started")
         if thread is threading.current_thread():
             raise RuntimeError("threads must not hold the calling thread")
+        if isinstance(thread, threading._DummyThread) and not isinstance(thread, _PoolThread):
+            raise RuntimeError("threads must not hold dummy threads, which cannot be joined")
     if not waited or not all(thread.is_alive() for thread in waited):
         return _exited(waited)
     event = threading.Event()

@@ -1,10 +1,11 @@
+import _thread
 import queue
 import sys
 import threading
 import time
 
 import pytest
-from pebble import waitforqueues, waitforthreads
+from pebble import ThreadPool, waitforqueues, waitforthreads
 
 from support import eventually
 
@@ -115,6 +116,45 @@ def test_two_wait_for_a_thread(blocked):
     for waiter in waiters:
         waiter.join()
     assert results == [[thread], [thread]]
+
+
+def test_a_thread_that_python_has_not_started(release, blocked):
+    """Nobody can tell when it ends."""
+    dummies = queue.Queue()
+
+    def run():
+        dummies.put(threading.current_thread())
+        release.wait()
+
+    _thread.start_new_thread(run, ())
+    dummy = dummies.get()
+    for threads in [dummy], [blocked()[0], dummy]:
+        with pytest.raises(RuntimeError, match="dummy"):
+            waitforthreads(threads, timeout=5)
+
+
+def test_a_thread_of_a_pool():
+    with ThreadPool(max_workers=1) as pool:
+        thread = pool.schedule(threading.current_thread).result()
+        assert waitforthreads([thread], timeout=0.01) == []
+        pool.close()
+        assert waitforthreads([thread], timeout=10) == [thread]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_cannot_be_joined():
+    class Subclass(threading.Thread):
+        def join(self, timeout=None):
+            raise RuntimeError("not this one")
+
+    event = threading.Event()
+    thread = Subclass(target=event.wait, daemon=True)
+    thread.start()
+    try:
+        result, seconds = waited(waitforthreads, [thread], timeout=10)
+    finally:
+        event.set()
+    assert result == [] and seconds < 5
 
 
 # ---- Queues ----
