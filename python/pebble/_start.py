@@ -4,6 +4,7 @@ What an executed process needs to be like the program (module search path, worki
 `__main__`) is what multiprocessing gives to its own, and goes to it through the engine.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.process
@@ -11,7 +12,7 @@ import multiprocessing.spawn
 import multiprocessing.util
 import os
 import pickle
-from typing import Any, List, NamedTuple, Optional, Union
+from typing import Any, Iterator, List, NamedTuple, Optional, Union
 
 Context = Union[None, str, multiprocessing.context.BaseContext]
 
@@ -94,3 +95,49 @@ def _data(method: str) -> bytes:
     data["authkey"] = bytes(data["authkey"])
     data["start_method"] = method
     return pickle.dumps((os.getpid(), multiprocessing.process.current_process().name, data))
+
+
+# ---- What only starting processes may be given ----
+
+
+class _OneProcess:
+    """Stands for a process that multiprocessing is starting, to which alone its locks and all that is made
+    of them may be pickled. They go by name; a descriptor goes through the resource sharer, which gives it
+    to whoever asks first."""
+
+    def duplicate_for_child(self, descriptor: int) -> int:
+        return descriptor
+
+    def DupFd(self, descriptor: int) -> Any:
+        from multiprocessing import resource_sharer
+
+        return resource_sharer.DupFd(descriptor)
+
+
+class _EachWorker(_OneProcess):
+    def duplicate_for_child(self, descriptor: int) -> int:
+        raise RuntimeError(
+            "initargs must not hold connections, sockets or multiprocessing's Queue, Barrier, Value and "
+            "Array (descriptors) with forkserver and spawn: use those of a multiprocessing.Manager()"
+        )
+
+
+@contextlib.contextmanager
+def starting(receiver: _OneProcess) -> Iterator[None]:
+    """What this thread pickles meanwhile goes to a process that is started with it."""
+    context: Any = multiprocessing.context
+    before = context.get_spawning_popen()
+    context.set_spawning_popen(receiver)
+    try:
+        yield
+    finally:
+        context.set_spawning_popen(before)
+
+
+def starting_workers(method: str) -> "contextlib.AbstractContextManager[None]":
+    """The same for all workers of a pool; those that are forked get nothing pickled."""
+    return contextlib.nullcontext() if method == "fork" else starting(_EachWorker())
+
+
+def starting_process() -> "contextlib.AbstractContextManager[None]":
+    return starting(_OneProcess())

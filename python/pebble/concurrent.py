@@ -16,7 +16,7 @@ from typing import (
 )
 
 from pebble import _engine, _worker
-from pebble._start import Context, Start, start, start_method
+from pebble._start import Context, Start, start, start_method, starting_process
 from pebble.pools import _check_name
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ def _execute(
         call = (module, path, name, args, kwargs)
     except (LookupError, ImportError, AttributeError, TypeError, ValueError):
         pass
-    return _engine.run_process(
-        target, call, {}, timeout, name, how.method, how.command, how.data
-    )
+    with starting_process():
+        return _engine.run_process(
+            target, call, {}, timeout, name, how.method, how.command, how.data
+        )

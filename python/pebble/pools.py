@@ -16,7 +16,7 @@ from typing import (
 )
 
 from pebble import _engine, _worker
-from pebble._start import Context, start
+from pebble._start import Context, start, starting_workers
 
 if TYPE_CHECKING:
     from pebble.futures import MapFuture, ProcessFuture, ProcessMapFuture, ThreadFuture
@@ -77,19 +77,20 @@ class ProcessPool(_Pool):
         method, command, data = start(context)
         if method == "fork":
             _worker.note_program()
-        super().__init__(
-            False,
-            max_workers,
-            max_tasks,
-            initializer,
-            initargs,
-            name,
-            method,
-            command,
-            data,
-            termination_grace,
-            initializer_timeout,
-        )
+        with starting_workers(method):
+            super().__init__(
+                False,
+                max_workers,
+                max_tasks,
+                initializer,
+                initargs,
+                name,
+                method,
+                command,
+                data,
+                termination_grace,
+                initializer_timeout,
+            )
 
     if TYPE_CHECKING:  # the engine's methods, with the types of what they give
 

@@ -123,6 +123,34 @@ def recall(*_):
     return remembered
 
 
+def take(lock):
+    """Whether it was free."""
+    taken = lock.acquire(False)
+    if taken:
+        lock.release()
+    return taken
+
+
+def take_remembered():
+    return take(remembered)
+
+
+def use_what_was_given(lock, queue, barrier, number, writer):
+    free = take(lock)
+    queue.put("lock free" if free else "lock taken")
+    barrier.wait(10)
+    writer.send(number.value)
+    number.value += 1
+    return free
+
+
+def answer_remembered():
+    asked, answered = remembered
+    if asked.wait(10):
+        answered.set()
+    return asked.is_set()
+
+
 # ---- Events ----
 
 

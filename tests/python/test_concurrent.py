@@ -1,8 +1,10 @@
 import concurrent.futures
 import functools
 import inspect
+import multiprocessing
 import pickle
 import threading
+from multiprocessing import resource_sharer
 
 import pytest
 from pebble import ProcessExpired, ProcessFuture
@@ -183,6 +185,24 @@ def test_closures_with_fork(only_fork):
 
     assert closure(lambda x: 2 * x, 3).result() == 16
     assert process(lambda: offset)().result() == 10
+
+
+def test_what_only_starting_processes_are_given(start_method):
+    """Of multiprocessing: locks, what is made of them, and descriptors."""
+    context = multiprocessing.get_context(start_method)
+    lock, queue, barrier = context.Lock(), context.Queue(), context.Barrier(2)
+    number, (reader, writer) = context.Value("i", 5), context.Pipe(duplex=False)
+    given = lock, queue, barrier, number, writer
+    try:
+        with lock:
+            future = process(context=context)(tasks.use_what_was_given)(*given)
+            assert queue.get(timeout=10) == "lock taken"
+        barrier.wait(10)
+        assert reader.recv() == 5
+        assert future.result() is False and number.value == 6
+    finally:
+        resource_sharer.stop()
+    assert process(context=context)(tasks.take)(lock).result() is True
 
 
 def test_closures_without_fork(start_method):

@@ -1,4 +1,5 @@
 import concurrent.futures
+import multiprocessing
 import threading
 
 import pytest
@@ -172,3 +173,76 @@ def test_only_the_initializer_is_limited_in_time(start_method):
 def test_its_time_is_not_the_tasks():
     with ProcessPool(1, initializer=tasks.sleep, initargs=(0.3,)) as pool:
         assert pool.schedule(tasks.value, args=(1,), timeout=0.2).result() == 1
+
+
+# ---- What multiprocessing gives to processes that start only ----
+
+
+@pytest.mark.parametrize(
+    "kind", ["Lock", "RLock", "Semaphore", "BoundedSemaphore", "Condition"]
+)
+def test_locks_of_multiprocessing(start_method, kind):
+    """One for all, also for workers that start later."""
+    lock = getattr(multiprocessing.get_context(start_method), kind)()
+    with ProcessPool(
+        1, initializer=tasks.remember, initargs=(lock,), context=start_method
+    ) as pool:
+        for _ in range(2):
+            with lock:
+                assert pool.schedule(tasks.take_remembered).result() is False
+            assert pool.schedule(tasks.take_remembered).result() is True
+            pool.schedule(tasks.die).exception()
+
+
+def test_an_event_of_multiprocessing(start_method):
+    context = multiprocessing.get_context(start_method)
+    events = context.Event(), context.Event()
+    with ProcessPool(
+        2, initializer=tasks.remember, initargs=(events,), context=start_method
+    ) as pool:
+        future = pool.schedule(tasks.answer_remembered)
+        events[0].set()
+        assert events[1].wait(10)
+        assert future.result()
+
+
+def test_a_lock_that_only_the_pool_keeps(start_method):
+    context = multiprocessing.get_context(start_method)
+    with ProcessPool(
+        1, initializer=tasks.remember, initargs=(context.Lock(),), context=context
+    ) as pool:
+        assert pool.schedule(tasks.take_remembered).result() is True
+
+
+def test_descriptors_are_not_for_each_worker(start_method):
+    context = multiprocessing.get_context(start_method)
+    if start_method == "fork":
+        pytest.skip("inherits them")
+    for each in context.Queue(), context.Value("i"), context.Barrier(2):
+        with pytest.raises(RuntimeError, match="initargs .*Manager"):
+            ProcessPool(1, initializer=tasks.remember, initargs=(each,), context=context)
+        assert multiprocessing.context.get_spawning_popen() is None
+
+
+def test_locks_are_no_arguments_of_tasks(process_pool, start_method):
+    """Nor after they have been initargs: their worker has started."""
+    lock = multiprocessing.get_context(start_method).Lock()
+    ProcessPool(1, initializer=tasks.remember, initargs=(lock,)).close()
+    error = process_pool.schedule(tasks.value, args=(lock,)).exception()
+    assert isinstance(error, RuntimeError) and "inheritance" in str(error)
+
+
+def test_nothing_is_left_of_locks(run):
+    """No warning of a semaphore that leaked, or is not there to be removed."""
+    assert run("""
+        import multiprocessing, sys
+        from pebble import ProcessPool, concurrent
+        from tasks import remember, take_remembered, take
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method(sys.argv[1])
+            lock = multiprocessing.Lock()
+            with ProcessPool(2, max_tasks=1, initializer=remember, initargs=(lock,)) as pool:
+                print([pool.schedule(take_remembered).result() for _ in range(4)])
+            print(concurrent.process(take)(lock).result(), take(lock))
+        """) == "[True, True, True, True]\nTrue True\n"
