@@ -391,16 +391,17 @@ def test_a_pool_whose_end_says_nothing():
     assert Own(max_workers=1).schedule(int).result() == 0
 
 
+class Revived(Owner):
+    saved: list = []
+
+    def __del__(self):
+        self.saved.append(self)
+
+
 def test_a_pool_that_is_dropped_and_brought_back(any_kind):
-    saved = []
-
-    class Revived(Owner):
-        def __del__(self):
-            saved.append(self)
-
     Revived(any_kind)
     gc.collect()
-    pool = saved.pop().pool
+    pool = Revived.saved.pop().pool
     assert not pool.active
     with pytest.raises(RuntimeError):
         pool.schedule(int)
