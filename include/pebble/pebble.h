@@ -283,8 +283,8 @@ typedef struct pebble_task_options {
 
     /* If set, the input is not copied: it must stay as it is until the library calls this, once,
      * from any thread, when it needs the input no more (also after the task's end). It must not
-     * call the library, and returns: a cancellation of its thread waits for that. It is called on success only: if the schedule call fails, the input is
-     * still the caller's. */
+     * call the library, and must return: a cancellation of its thread waits for that. It is called
+     * on success only: if the schedule call fails, the input is still the caller's. */
     void (*release_input)(void *release_context);
     void *release_context;
 } pebble_task_options;

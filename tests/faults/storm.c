@@ -115,13 +115,14 @@ static void finish(load *self, entry *at) {
     if (at->future == NULL)
         return;
     pebble_error error = pebble_future_result(at->future, DEADLINE_NS, &data, &size);
-    bool right = error == PEBBLE_OK                 ? is_right(at, data, size)
-                 : error == PEBBLE_ERR_TASK_TIMEOUT ? at->kind == TIMES_OUT
-                                                    : error == PEBBLE_ERR_TASK_EXPIRED;
+    const pebble_failure *failure = pebble_future_failure(at->future);
+    bool right = error == PEBBLE_OK ? is_right(at, data, size)
+                 : error == PEBBLE_ERR_TASK_TIMEOUT
+                     ? at->kind == TIMES_OUT
+                     : error == PEBBLE_ERR_TASK_EXPIRED && failure->signal == SIGKILL;
     if (at->cancelled || error == PEBBLE_ERR_TASK_CANCELLED)
         right = at->cancelled && error == PEBBLE_ERR_TASK_CANCELLED;
     if (!right) {
-        const pebble_failure *failure = pebble_future_failure(at->future);
         print_error("a task of kind %d ended with %s: %s\n", (int)at->kind,
                     pebble_error_name(error), failure != NULL ? failure->message : "");
         self->wrong++;

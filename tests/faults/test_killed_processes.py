@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -160,10 +161,9 @@ class Load:
         error = future.exception(LOST_AFTER)
         with self.lock:
             self.performed += error is None
-            self.expired += isinstance(error, ProcessExpired)
-            if not isinstance(error, (ProcessExpired, type(None))) or (
-                error is None and future.result() != result
-            ):
+            killed = isinstance(error, ProcessExpired) and error.exitcode == -signal.SIGKILL
+            self.expired += killed
+            if not (killed or (error is None and future.result() == result)):
                 self.wrong.append((error, result))
 
     def end(self):

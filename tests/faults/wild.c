@@ -1,6 +1,6 @@
 /* Row 22: tasks that multiply (to PEBBLE_BOMB processes), that fill standard output, that become another user.
  * (Those that close their descriptors, limit their resources, leave their session and so on:
- * test_hostile_worker.c.) */
+ * test_meddling.c.) */
 #include "support.h"
 
 #include <errno.h>

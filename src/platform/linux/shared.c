@@ -49,9 +49,10 @@ static bool overcommit_is_strict(void) {
     if (atomic_load(&known) == 0) {
         int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
         if (fd >= 0) {
+            os_fd_register(fd);
             if (read(fd, &mode, 1) != 1)
                 mode = '0';
-            close(fd);
+            os_fd_close(fd);
         }
         atomic_store(&known, mode == '2' ? 2 : 1);
     }
