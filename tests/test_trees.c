@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -401,6 +402,51 @@ static void test_left_by_a_worker_that_blocks_signals(void **state) {
 static void test_left_by_a_worker_without_descriptors(void **state) {
     (void)state;
     check_zygote_killed(starts_and_uses_up_descriptors);
+}
+
+enum { BOMB_MEMORY = 64 * 1024 * 1024, BOMB_DEPTH = 5 };
+
+/* Forks that take their time, in all processes at once; the worker itself is deaf to signals. */
+static int bombs(pebble_task *task, const void *input, size_t input_size) {
+    sigset_t all;
+    (void)task, (void)input_size;
+    note_pid(getpid());
+    char *memory = mmap(NULL, BOMB_MEMORY, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    madvise(memory, BOMB_MEMORY, MADV_NOHUGEPAGE);
+    memset(memory, 1, BOMB_MEMORY);
+    sigfillset(&all);
+    if (*(const bool *)input)
+        sigprocmask(SIG_SETMASK, &all, NULL);
+    for (int i = 0; i < BOMB_DEPTH; i++) {
+        if (fork() == 0)
+            note_pid(getpid());
+        counter_add(&shared->started, 1);
+    }
+    sleep_on();
+}
+
+static void check_bomb(bool blocks_signals) {
+    enum { ROUNDS = 3 };
+    pebble_pool *pool = pool_of(1, PEBBLE_MILLISECONDS(300));
+    for (int i = 0; i < ROUNDS; i++) {
+        memset(shared, 0, sizeof *shared);
+        pebble_future *future =
+            schedule(pool, bombs, &blocks_signals, sizeof blocks_signals, 0);
+        counter_expect(&shared->started, 1 + 10 * (unsigned)i);
+        process_kill(zygote_of_task());
+        expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+        assert_true(wait_until(none_alive, NULL));
+    }
+    close_join_free(pool);
+}
+
+static void test_bomb_when_the_zygote_is_killed(void **state) {
+    (void)state;
+    if (WITH_THREAD_SANITIZER)
+        skip();
+    check_bomb(false);
+    check_bomb(true);
 }
 
 static int run_shape(void *shape_index) {
@@ -811,6 +857,7 @@ int main(void) {
         TEST(left_when_the_zygote_is_killed),
         TEST(left_by_a_worker_that_blocks_signals),
         TEST(left_by_a_worker_without_descriptors),
+        TEST(bomb_when_the_zygote_is_killed),
         TEST(left_when_program_and_zygote_are_lost),
         TEST(state_in_the_grace),
         TEST(grace_of_a_child),

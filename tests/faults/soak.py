@@ -38,6 +38,7 @@ from pebble import ProcessPool  # noqa: E402
 import inventory  # noqa: E402
 from soak_actions import LOST_AFTER, Actions  # noqa: E402
 from support import (  # noqa: E402
+    command_line,
     descendants,
     eventually,
     gone,
@@ -46,6 +47,9 @@ from support import (  # noqa: E402
     kill,
     memory_in_use,
     orphans,
+    parent,
+    start_time,
+    state,
     threads,
 )
 
@@ -92,10 +96,26 @@ def perform(actions, seconds, seed):
 # ---- What must be as before ----
 
 
+def processes():
+    return {pid for pid in descendants() if not helper_of_multiprocessing(pid)} | orphans()
+
+
+def describe(pid, kills):
+    """What tells how it came to be left: its name, when it started, the last zygote killed before that."""
+    started = start_time(pid) or 0
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    before = [started - at for at in kills.zygotes if at < started + 3]
+    when = f", {before[-1]:.2f} s after a zygote had been killed" if before else ""
+    names = ", ".join(sorted(set(threads(pid).values())))
+    return (
+        f"{pid} ({state(pid)}) of {parent(pid)}: {names}: {command_line(pid)}: "
+        f"started {age:.2f} s ago{when}"
+    )
+
+
 def belongings():
-    processes = sum(not helper_of_multiprocessing(pid) for pid in descendants())
     return {
-        "processes": processes + len(orphans()),
+        "processes": len(processes()),
         "threads": len(threads()),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "channels": inventory.holdings()["channel"],
@@ -137,11 +157,17 @@ def soak(seconds, seed):
         run.join(pool)
     pool = run.pool = None
     eventually(lambda: not any(left_behind(before).values()), 10)
-    for pid in filter(run.kills.explain_orphan, orphans()):
+    let_go = run.kills.explain_orphans(orphans())
+    for pid in sorted(let_go):
         run.count("process let go with the zygote", 0)
+        print("let go:", describe(pid, run.kills))
+    for pid in let_go:
         kill(pid)
         gone(pid, 10)
     left = left_behind(before)
+    if left["processes"]:
+        for pid in sorted(processes()):
+            print("left:", describe(pid, run.kills))
     print_figures(run, seconds, left, growth, more_objects)
     has_grown = growth > GROWTH_ALLOWED or more_objects > OBJECTS_ALLOWED
     return (

@@ -114,11 +114,17 @@ class Kills:
         self.zygotes.append(time.clock_gettime(time.CLOCK_BOOTTIME))
         kill(pid)
 
-    def explain_orphan(self, pid):
-        """A worker had left it, and had ended, when the zygote was killed (docs/reliability.md): so it had
-        started not long before that, or, if such forks, not long after."""
-        started = start_time(pid)
-        return started is not None and any(-3 < started - at < 1 for at in self.zygotes)
+    def explain_orphans(self, pids):
+        """Those that a worker had left, which had ended, when the zygote was killed (docs/reliability.md): so
+        they had started not long before that, or, if such forked, not long after; and what those forked
+        later, which has the name of that worker."""
+        let_go = {
+            pid
+            for pid in pids
+            if any(-3 < (start_time(pid) or 0) - at < 1 for at in self.zygotes)
+        }
+        names = {name for pid in let_go for name in threads(pid).values() if "pebble-" in name}
+        return {pid for pid in pids if pid in let_go or names & set(threads(pid).values())}
 
 
 class Actions:
