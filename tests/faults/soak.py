@@ -127,6 +127,17 @@ def left_behind(before):
     return {name: max(0, count - before[name]) for name, count in belongings().items()}
 
 
+def end_what_was_let_go(run):
+    """Their children come here in their turn."""
+    while let_go := run.kills.explain_orphans(orphans()):
+        for pid in sorted(let_go):
+            run.count("process let go with the zygote", 0)
+            print("let go:", describe(pid, run.kills))
+            kill(pid)
+        for pid in let_go:
+            gone(pid, 10)
+
+
 def print_figures(run, seconds, left, growth, more_objects):
     for action, count in sorted(run.actions.items()):
         print(f"{count:9}  {action}")
@@ -157,13 +168,7 @@ def soak(seconds, seed):
         run.join(pool)
     pool = run.pool = None
     eventually(lambda: not any(left_behind(before).values()), 10)
-    let_go = run.kills.explain_orphans(orphans())
-    for pid in sorted(let_go):
-        run.count("process let go with the zygote", 0)
-        print("let go:", describe(pid, run.kills))
-    for pid in let_go:
-        kill(pid)
-        gone(pid, 10)
+    end_what_was_let_go(run)
     left = left_behind(before)
     if left["processes"]:
         for pid in sorted(processes()):

@@ -92,6 +92,9 @@ class Kills:
         self.zygotes = []
         """When they were killed, on the clock of start_time()."""
 
+        self.let_go = set()
+        """Names of workers of which processes were let go."""
+
     def note(self, pids):
         now = time.monotonic()
         with self.lock:
@@ -123,8 +126,8 @@ class Kills:
             for pid in pids
             if any(-3 < (start_time(pid) or 0) - at < 1 for at in self.zygotes)
         }
-        names = {name for pid in let_go for name in threads(pid).values() if "pebble-" in name}
-        return {pid for pid in pids if pid in let_go or names & set(threads(pid).values())}
+        self.let_go |= {n for pid in let_go for n in threads(pid).values() if "pebble-" in n}
+        return {pid for pid in pids if pid in let_go or self.let_go & set(threads(pid).values())}
 
 
 class Actions:
