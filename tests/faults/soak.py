@@ -17,6 +17,7 @@ before that it is that of Python and of the C library getting to know what there
 """
 
 import argparse
+import contextlib
 import faulthandler
 import logging
 import multiprocessing
@@ -129,13 +130,15 @@ def left_behind(before):
 
 def end_what_was_let_go(run):
     """Their children come here in their turn."""
-    while let_go := run.kills.explain_orphans(orphans()):
+    seen = set()
+    while let_go := run.kills.explain_orphans(orphans()) - seen:
         for pid in sorted(let_go):
             run.count("process let go with the zygote", 0)
             print("let go:", describe(pid, run.kills))
-            kill(pid)
-        for pid in let_go:
-            gone(pid, 10)
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
+        assert all(gone(pid, 10) for pid in let_go)
+        seen |= let_go
 
 
 def print_figures(run, seconds, left, growth, more_objects):
