@@ -140,6 +140,11 @@ bool wait_until(bool (*holds)(void *context), void *context) {
     return true;
 }
 
+int compare_ns(const void *a, const void *b) {
+    int64_t first = *(const int64_t *)a, second = *(const int64_t *)b;
+    return (first > second) - (first < second);
+}
+
 /* ---- Errors ---- */
 
 void expect_error_at(pebble_error error, pebble_error expected, const char *said,

@@ -75,6 +75,9 @@ bool counter_wait(counter *events, uint32_t at_least);
 /* For what gives no event: looks once a millisecond. False: the deadline came first. */
 bool wait_until(bool (*holds)(void *context), void *context);
 
+/* For qsort() of int64_t, the smallest first. */
+int compare_ns(const void *a, const void *b);
+
 /* ---- Errors ---- */
 
 /* The call gave the error, and pebble_error_message() says so. */

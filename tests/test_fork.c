@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -226,63 +225,8 @@ static int wait_for_leave(void *context) {
     return counter_wait(&at->leave, 1) ? 0 : 1;
 }
 
-/* What a process has open above the standard streams, without the one that it reads that with. */
-static int open_above_streams(void) {
-    return (int)open_descriptors() - 3;
-}
-
-static int count_open(void *context) {
-    return open_above_streams() > *(const int *)context;
-}
-
-static void *replace_workers(void *context) {
-    gate *at = context;
-    int number = 5;
-    pebble_pool *pool =
-        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .max_tasks = 1));
-    counter_add(&at->entered, 1);
-    while (counter_value(&at->leave) == 0)
-        assert_int_equal(take_int(schedule(pool, increment, &number, sizeof number, 0)),
-                         6);
-    close_join_free(pool);
-    return NULL;
-}
-
-/* So much memory that a fork takes its time to copy, before it copies that of the library. */
-static void *memory_at_low_addresses(size_t size) {
-    void *low = (void *)UINT64_C(0x100000000);
-    char *memory = mmap(low, size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-    if (memory == MAP_FAILED) /* a sanitizer's, for example */
-        memory =
-            mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_true(memory != MAP_FAILED);
-    madvise(memory, size, MADV_NOHUGEPAGE);
-    memset(memory, 1, size);
-    return memory;
-}
-
-/* Descriptors are closed all the time while the program forks. */
-static void test_child_inherits_nothing_amid_closes(void **state) {
-    enum { MEMORY = 256 * 1024 * 1024, FORKS = 30 };
-    int before = open_above_streams(), inheriting = 0;
-    gate *at = shared_memory(sizeof *at);
-    pthread_t thread;
-    (void)state;
-    if (WITH_ADDRESS_SANITIZER || WITH_THREAD_SANITIZER)
-        skip(); /* as below, and their memory is not at low addresses */
-    void *memory = memory_at_low_addresses(MEMORY);
-    assert_int_equal(pthread_create(&thread, NULL, replace_workers, at), 0);
-    counter_expect(&at->entered, 1);
-    for (int i = 0; i < FORKS; i++)
-        inheriting += program_wait(program_start(count_open, &before)) != 0;
-    counter_add(&at->leave, 1);
-    pthread_join(thread, NULL);
-    munmap(memory, MEMORY);
-    assert_int_equal(inheriting, 0);
-}
-
-/* The C library's fork mostly keeps the engine from that: here it is sure to come. */
+/* A fork copies the descriptors before the set of those that the engine has: what is closed between would be
+ * in the child, and not in its set. */
 static void test_closes_wait_for_a_fork(void **state) {
     int fds[2];
     (void)state;
@@ -480,7 +424,6 @@ int main(void) {
         supported_test(test_child_makes_its_own_pools),
         supported_test(test_grandchild_makes_its_own_pools),
         supported_test(test_child_closes_all_descriptors),
-        supported_test(test_child_inherits_nothing_amid_closes),
         supported_test(test_closes_wait_for_a_fork),
         supported_test(test_child_outlives_the_pool),
         supported_test(test_workers_end_though_a_child_lives),

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "platform/platform.h"
 #include "support.h"
 
 enum { PIDS_MAX = 256, WORKERS = 2, CHILDREN_MAX = 64 };
@@ -342,6 +343,33 @@ static void test_how_many(void **state) {
     check_count(7, 4);
 }
 
+/* ---- Refused by the system ---- */
+
+static bool has_been_refused(void *times) {
+    return pebble_test_fault_calls() >= *(const unsigned *)times;
+}
+
+/* Nobody waits for them: it does not matter how often they are refused. One that is there is used. */
+static void test_refused(void **state) {
+    enum { MAX_TASKS = 3 };
+    unsigned times = 11;
+    (void)state;
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .max_tasks = MAX_TASKS));
+    pid_t pid = take_int(schedule(pool, tell_pid, NULL, 0, 0));
+    assert_int_equal(take_int(schedule(pool, tell_pid, NULL, 0, 0)), pid);
+    pid_t spare = wait_for_spares(pool, process_parent(pid), 1);
+    pebble_test_fault(OS_FAULT_SHARED, 1, true);
+    assert_int_equal(take_int(schedule(pool, tell_pid, NULL, 0, 0)), pid); /* its last */
+    for (int i = 0; i < MAX_TASKS; i++)
+        assert_int_equal(take_int(schedule(pool, tell_pid, NULL, 0, 0)), spare);
+    assert_true(wait_until(has_been_refused, &times));
+    pebble_test_fault(OS_FAULT_NONE, 0, false);
+    assert_true(pebble_pool_active(pool));
+    take_int(schedule(pool, tell_pid, NULL, 0, 0));
+    close_join_free(pool);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -352,6 +380,7 @@ int main(void) {
         TEST(death_of_a_spare),
         TEST(stop),
         TEST(how_many),
+        TEST(refused),
     };
     const struct rlimit no_core = {0, 0};
     pebble_worker_main();

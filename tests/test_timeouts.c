@@ -420,11 +420,6 @@ static void test_ends_race_with_timeouts(void **state) {
     close_join_free(pool);
 }
 
-static int compare(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
 /* How late a timeout is resolved: the worker is gone and the future has ended. */
 static void test_lateness(void **state) {
     enum { COUNT = 50 };
@@ -442,7 +437,7 @@ static void test_lateness(void **state) {
         late_ns[i] = now_ns - atomic_load(&shared->start_ns) - PEBBLE_MILLISECONDS(10);
         expect_end(future, PEBBLE_ERR_TASK_TIMEOUT);
     }
-    qsort(late_ns, COUNT, sizeof late_ns[0], compare);
+    qsort(late_ns, COUNT, sizeof late_ns[0], compare_ns);
     print_message("late by %d us in the median, %d us at most\n",
                   (int)(late_ns[COUNT / 2] / 1000), (int)(late_ns[COUNT - 1] / 1000));
     assert_true(late_ns[COUNT / 2] < LATE_NS);

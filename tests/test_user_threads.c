@@ -552,6 +552,10 @@ static int wait_for_leave(pebble_task *task, const void *input, size_t size) {
     return counter_wait(&shared->left, 1) ? 0 : 1;
 }
 
+static bool has_begun(void *future) {
+    return pebble_future_state(future) != PEBBLE_PENDING;
+}
+
 /* One that is woken and ends for that: the wake is the other's. */
 static void check_cancel_of_one_of_two(int which) {
     pebble_future *futures[2];
@@ -566,8 +570,7 @@ static void check_cancel_of_one_of_two(int which) {
         assert_true(wait_until(sleeps, &threads[i]));
     pthread_cancel(threads[which].thread);
     pebble_future *waits = schedule(pool, wait_for_leave, NULL, 0, 0);
-    while (pebble_future_state(waits) == PEBBLE_PENDING)
-        usleep(1000);
+    assert_true(wait_until(has_begun, waits));
     pebble_future *leaves = schedule(pool, leave, NULL, 0, 0);
     expect_end(waits, PEBBLE_OK);
     expect_end(leaves, PEBBLE_OK);

@@ -443,15 +443,13 @@ static bool is_to_end(const thread_worker *worker) {
 
 static int start_thread_locked(thread_pool *pool);
 
-/* There is work for another thread: one that sleeps, else a new one. Under the lock; true if the caller
- * must ring. */
-static bool share_work(thread_pool *pool, int *error) {
-    *error = 0;
-    if (wants_wake(pool))
-        return true;
-    if (atomic_load(&pool->threads) < pool->base.settings.max_workers)
-        *error = start_thread_locked(pool);
-    return false;
+/* There is work for another thread: one that sleeps, for which the caller must ring, else a new one.
+ * Under the lock; 0, or why none can be started. */
+static int share_work(thread_pool *pool, bool *ring) {
+    *ring = wants_wake(pool);
+    if (*ring || atomic_load(&pool->threads) >= pool->base.settings.max_workers)
+        return 0;
+    return start_thread_locked(pool);
 }
 
 /* Takes a task, waiting for it. NULL: the thread is to end. */
@@ -461,7 +459,6 @@ static pebble_future *find_work(thread_worker *worker) {
     void (*idle)(void *) = pool_idle_hook(pool->base.settings.hooks);
     bool called = false, spun = !os_spinning_helps();
     bool ring = false;
-    int error; /* if no thread can be started, those that are there will do it */
     pthread_mutex_lock(&pool->base.lock);
     while (future == NULL && !is_to_end(worker)) {
         if (window_is_empty(pool)) {
@@ -486,9 +483,9 @@ static pebble_future *find_work(thread_worker *worker) {
             called = false;
         }
     }
-    if (future != NULL &&
-        has_work_left(pool)) /* nobody was woken for it while this one spun */
-        ring = share_work(pool, &error);
+    /* Nobody was woken for it while this one spun. If none can be started, those that are there do it. */
+    if (future != NULL && has_work_left(pool))
+        share_work(pool, &ring);
     pthread_mutex_unlock(&pool->base.lock);
     if (ring)
         os_futex_wake(&pool->wakes, 1);
@@ -537,8 +534,10 @@ static void thread_ended(void *context) {
         end_spin(worker);
     bool ring = false;
     pthread_mutex_lock(&pool->base.lock);
-    if (worker->sleeps) { /* it may be the one that was woken; it is as well if it was not: who */
-        if (pool->woken > 0) /* takes a task shares what is left */
+    if (worker->sleeps) {
+        /* It may be the one that was woken. If it was not it is as well: who takes a task shares what
+         * is left. */
+        if (pool->woken > 0)
             pool->woken--;
         end_sleep(worker);
     }
@@ -548,8 +547,7 @@ static void thread_ended(void *context) {
     pool->ended += worker->tasks_done;
     /* Replaced after its max_tasks or a failed start: if there are others it can wait. */
     if (has_work_left(pool) && !atomic_load(&pool->broken)) {
-        int error;
-        ring = share_work(pool, &error);
+        int error = share_work(pool, &ring);
         if (error != 0 && atomic_load(&pool->threads) == 0) {
             break_and_unlock(pool, error, "threads cannot be started");
             pthread_mutex_lock(&pool->base.lock);

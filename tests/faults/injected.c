@@ -521,31 +521,6 @@ static void test_none_for_a_while(void **state) {
         check_for_a_while((os_fault)kind);
 }
 
-static bool has_been_refused(void *times) {
-    return pebble_test_fault_calls() >= *(const unsigned *)times;
-}
-
-/* Nobody waits for them: it does not matter how often they are refused. */
-static void test_spares_refused(void **state) {
-    unsigned times = 11;
-    int number = 9;
-    (void)state;
-    pebble_pool *pool =
-        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1, .max_tasks = 1));
-    pebble_test_fault(OS_FAULT_NONE, 0, false);
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
-    pebble_test_fault(OS_FAULT_SHARED, 1, true);
-    pebble_future *last = schedule(pool, square, &number, sizeof number, 0);
-    pebble_future_wait(last, PEBBLE_SECONDS(1)); /* by the last spare, if there is one */
-    assert_true(wait_until(has_been_refused, &times));
-    pebble_test_fault(OS_FAULT_NONE, 0, false);
-    assert_true(pebble_pool_active(pool));
-    assert_int_equal(take_int(last), 81);
-    assert_int_equal(take_int(schedule(pool, square, &number, sizeof number, 0)), 81);
-    close_join_free(pool);
-}
-
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
 
 int main(void) {
@@ -576,7 +551,6 @@ int main(void) {
         TEST(late_element),
         TEST(worker_without_descriptor),
         TEST(none_for_a_while),
-        TEST(spares_refused),
     };
     const struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);

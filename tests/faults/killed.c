@@ -481,11 +481,6 @@ static int die(pebble_task *task, const void *input, size_t input_size) {
     _exit(-how);
 }
 
-static int compare(const void *a, const void *b) {
-    int64_t first = *(const int64_t *)a, second = *(const int64_t *)b;
-    return (first > second) - (first < second);
-}
-
 /* From the death of the task's process to the end of its future. */
 static void check_prompt_end(int how) {
     enum { TIMES = 9 };
@@ -496,7 +491,7 @@ static void check_prompt_end(int how) {
         late_ns[i] = os_now_ns() - atomic_load(&shared->died_ns);
     }
     close_join_free(pool);
-    qsort(late_ns, TIMES, sizeof late_ns[0], compare);
+    qsort(late_ns, TIMES, sizeof late_ns[0], compare_ns);
     print_message("%s %d: %.1f ms after its death, at most %.1f\n",
                   how > 0 ? "signal" : "exit", how > 0 ? how : -how,
                   (double)late_ns[TIMES / 2] / 1e6, (double)late_ns[TIMES - 1] / 1e6);

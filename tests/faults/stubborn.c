@@ -49,13 +49,8 @@ static void note_round_trip(pebble_pool *pool, times *into) {
         into->all_ns[into->count++] = os_now_ns() - before_ns;
 }
 
-static int compare(const void *a, const void *b) {
-    int64_t first = *(const int64_t *)a, second = *(const int64_t *)b;
-    return (first > second) - (first < second);
-}
-
 static int64_t quantile(times *of, size_t percent) {
-    qsort(of->all_ns, of->count, sizeof of->all_ns[0], compare);
+    qsort(of->all_ns, of->count, sizeof of->all_ns[0], compare_ns);
     return of->all_ns[(of->count - 1) * percent / 100];
 }
 
