@@ -1,6 +1,8 @@
 /* Data's way: inputs and results of all sizes, whole and in pieces, and what may end midway. */
 #include "support.h"
 
+#include <inttypes.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -914,6 +916,42 @@ static void test_input_is_not_taken_in_threads(void **state) {
     close_join_free(pool);
 }
 
+/* ---- Large blocks ---- */
+
+#if !SANITIZED && defined __GLIBC__ /* not an allocator of its own */
+
+static int count_mappings(const void *block, size_t size) {
+    uintptr_t from = (uintptr_t)block, start, end;
+    char line[512];
+    int count = 0;
+    FILE *maps = fopen("/proc/self/maps", "re");
+    assert_non_null(maps);
+    while (fgets(line, sizeof line, maps) != NULL) {
+        assert_int_equal(sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &start, &end), 2);
+        count += start < from + size && from < end;
+    }
+    fclose(maps);
+    return count;
+}
+
+/* mremap() takes one mapping; of several realloc() copies all, and a result that grows is copied
+ * again and again. */
+static void test_large_block_is_one_mapping(void **state) {
+    (void)state;
+    malloc_trim(0); /* else there may be room for it among what was freed */
+    for (size_t end = 0; end <= 4096; end += 8) {
+        void *block = os_alloc(40 * MIB - end);
+        assert_non_null(block);
+        assert_int_equal(count_mappings(block, 40 * MIB - end), 1);
+        block = os_realloc(block, 60 * MIB + end);
+        assert_non_null(block);
+        assert_int_equal(count_mappings(block, 60 * MIB + end), 1);
+        os_free(block);
+    }
+}
+
+#endif
+
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, support_teardown)
 
 int main(void) {
@@ -951,6 +989,9 @@ int main(void) {
         TEST(input_is_read_only),
         TEST(input_is_taken),
         TEST(input_is_not_taken_in_threads),
+#if !SANITIZED && defined __GLIBC__
+        TEST(large_block_is_one_mapping),
+#endif
     };
     cmocka_set_test_filter(getenv("TEST_FILTER"));
     return cmocka_run_group_tests_name("data", tests, NULL, NULL);

@@ -2,8 +2,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
-
-enum { HUGE_PAGE = 2 * 1024 * 1024 };
+#include <unistd.h>
 
 typedef struct source {
     PyObject_HEAD const char *data;
@@ -56,11 +55,14 @@ static PyObject *source_readline(source *self, PyObject *unused) {
     return PyBytes_FromStringAndSize(take(self, size), (Py_ssize_t)size);
 }
 
-/* Fresh memory that is about to be filled: with pages of 4 KiB the faults take longer than copying. */
+/* Fresh memory that is about to be filled: with pages of 4 KiB the faults take longer than copying.
+ * All its pages: in a mapping with advice for its middle only, which are three, mremap() fails, and who
+ * makes the buffer larger later copies it. */
 static void prefer_huge_pages(char *memory, size_t size) {
 #ifdef MADV_HUGEPAGE
-    uintptr_t start = ((uintptr_t)memory + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    uintptr_t end = ((uintptr_t)memory + size) / HUGE_PAGE * HUGE_PAGE;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t start = (uintptr_t)memory / page * page;
+    uintptr_t end = ((uintptr_t)memory + size + page - 1) / page * page;
     madvise((void *)start, end - start, MADV_HUGEPAGE); /* NOLINT; a hint */
 #endif
 }

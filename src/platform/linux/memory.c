@@ -7,16 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-enum { HUGE_PAGE = 2 * 1024 * 1024, LARGE = 2 * HUGE_PAGE };
+enum { LARGE = 4 * 1024 * 1024 };                           /* in bytes: two huge pages */
 enum { KEPT_MIN = 128 * 1024, KEPT_MAX = 4 * 1024 * 1024 }; /* in bytes */
 
 /* Memory so large is about to be filled: in pages of 4 KiB that takes four times as long as copying
- * does, for a fault each. */
+ * does, for a fault each. All pages of the block, also those it has a part of: in a mapping with advice
+ * for its middle only, which are three, mremap() fails, and realloc() copies. */
 static void *advised(void *memory, size_t size) {
     if (memory != NULL && size >= LARGE) {
-        uintptr_t start = ((uintptr_t)memory + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-        uintptr_t end = ((uintptr_t)memory + size) / HUGE_PAGE * HUGE_PAGE;
+        uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+        uintptr_t start = (uintptr_t)memory / page * page;
+        uintptr_t end = (uintptr_t)memory + malloc_usable_size(memory);
+        end = (end + page - 1) / page * page;
         madvise((void *)start, end - start, MADV_HUGEPAGE); /* NOLINT; a hint */
     }
     return memory;
