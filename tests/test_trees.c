@@ -17,6 +17,8 @@
 
 enum { NOTED_MAX = 4096 };
 
+#define LONG_GRACE_NS PEBBLE_SECONDS(1000)
+
 typedef struct area {
     counter started, go, forks;
     _Atomic int64_t sigterm_ns;
@@ -335,6 +337,21 @@ static void test_left_by_a_crash(void **state) {
 static void test_left_by_an_exit(void **state) {
     (void)state;
     check_death(EXITS);
+}
+
+/* A SIGTERM that is not the program's: nobody has a grace. */
+static void test_left_at_another_s_sigterm(void **state) {
+    (void)state;
+    pebble_pool *pool = pool_of(1, LONG_GRACE_NS);
+    for (int i = 0; i < SHAPES; i++) {
+        pebble_future *future = schedule_order(pool, i, STAYS, 0);
+        kill(atomic_load(&shared->pids[0]), SIGTERM); /* the task notes itself first */
+        assert_int_equal(pebble_future_wait(future, DEADLINE_NS), PEBBLE_OK);
+        assert_int_equal(pebble_future_failure(future)->signal, SIGTERM);
+        expect_end(future, PEBBLE_ERR_TASK_EXPIRED);
+        assert_true(wait_until(none_alive, NULL));
+    }
+    close_join_free(pool);
 }
 
 /* ---- The loss of the zygote ---- */
@@ -854,6 +871,7 @@ int main(void) {
         TEST(left_by_a_task_that_returned_then_replaced),
         TEST(left_by_a_crash),
         TEST(left_by_an_exit),
+        TEST(left_at_another_s_sigterm),
         TEST(left_when_the_zygote_is_killed),
         TEST(left_by_a_worker_that_blocks_signals),
         TEST(left_by_a_worker_without_descriptors),
