@@ -100,6 +100,7 @@ int os_futex_wait_both(const _Atomic uint32_t *private_word, uint32_t private_ex
  * may be read in the child of a fork at any moment: bits are set and cleared atomically. */
 
 void os_fd_register(int fd);
+bool os_fd_is_registered(int fd);
 
 /* Unregisters and closes; -1 is fine. */
 void os_fd_close(int fd);
@@ -109,6 +110,7 @@ void os_fd_close(int fd);
 enum { OS_KEPT_MAX = 4 };
 void os_fd_keep(const int *fds, size_t count);
 void os_fd_keep_none(void);
+bool os_fd_is_kept(int fd);
 
 /* Around every fork, in the program: descriptors that are closed meanwhile are closed when it has ended. */
 void os_fd_fork_begins(void);
@@ -116,6 +118,44 @@ void os_fd_fork_ended(void);
 
 /* In a forked child: closes all that the parent registered, but what it keeps. */
 void os_fd_close_inherited(void);
+
+/* ---- Making what children are not to have ----
+ * Descriptors (but for those of this process while it has one thread) and shared mappings are made between
+ * these. Nothing there may block. */
+
+void os_making_begins(void);
+void os_making_ended(void);
+
+/* Registers what was just made. */
+void os_fd_made(int fd);
+
+/* In a forked child, before its descriptors are closed: drops the channel that was just being made. */
+void os_making_drop_inherited(void);
+
+/* Something was just being made when this process was forked, which it may have still. */
+bool os_making_was_inherited(void);
+
+/* A descriptor and the file that it stands for. */
+typedef struct os_fd_note {
+    int32_t fd;
+    uint64_t device, inode, number;
+} os_fd_note;
+
+/* What all threads make while one forks. If it is more than there is room for, count says so. */
+enum { OS_FD_NOTES_MAX = 2048 };
+typedef struct os_fd_notes {
+    struct os_fd_notes *next;
+    os_fd_note *notes; /* room for OS_FD_NOTES_MAX */
+    size_t count;
+    bool any; /* something was made: if not, the child needs no notes */
+} os_fd_notes;
+
+/* Around a fork, in the parent. What is just being made at the end is waited for, and is noted. */
+void os_fd_notes_begin(os_fd_notes *notes);
+void os_fd_notes_end(os_fd_notes *notes);
+
+/* In the child: closes it if it was inherited. */
+void os_fd_close_noted(const os_fd_note *note);
 
 /* ---- Events ----
  * A bell: any process that holds it rings, one waits in epoll. Edge triggered, never read. */

@@ -13,12 +13,14 @@
 #include <sys/types.h>
 
 #include "pebble.h"
+#include "platform/platform.h"
 
 enum { WORKER_NAME_SIZE = 16 };
 
 typedef enum zygote_request_kind {
     ZYGOTE_SPAWN, /* with the descriptors of worker_fds */
-    ZYGOTE_KILL   /* SIGTERM to the worker's tree, SIGKILL after the grace */
+    ZYGOTE_KILL,  /* SIGTERM to the worker's tree, SIGKILL after the grace */
+    ZYGOTE_MADE   /* a zygote_made, the first message if there is one */
 } zygote_request_kind;
 
 typedef struct zygote_request {
@@ -27,6 +29,13 @@ typedef struct zygote_request {
     int64_t grace_ns;
     char name[WORKER_NAME_SIZE];
 } zygote_request;
+
+/* What the program has made of descriptors while it forked the zygote, for one that has inherited something. */
+typedef struct zygote_made {
+    uint32_t kind;
+    uint32_t count;
+    os_fd_note notes[OS_FD_NOTES_MAX]; /* as many as count are sent */
+} zygote_made;
 
 enum { WORKER_FD_DOWN, WORKER_FD_UP, WORKER_FD_BELL, WORKER_FDS };
 

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdio_ext.h>
@@ -81,6 +82,31 @@ static _Noreturn void execute_zygote(int control_fd, int data_fd, pid_t program_
     _exit(127);
 }
 
+/* The message, or the end of the program, which may leave the socket open: another child may have inherited
+ * it just so. */
+static void await_message(int control_fd, pid_t program_pid) {
+    struct pollfd events[2] = {{.fd = control_fd, .events = POLLIN},
+                               {.fd = -1, .events = POLLIN}};
+    os_process_open(program_pid, &events[1].fd);
+    if (getppid() != program_pid)
+        _exit(EXIT_FAILURE);
+    poll(events, 2, -1);
+    os_fd_close(events[1].fd);
+}
+
+/* In the child: other pools' descriptors that were just being made. */
+static void close_noted(int control_fd, pid_t program_pid) {
+    static zygote_made made;
+    size_t size, fd_count;
+    await_message(control_fd, program_pid);
+    if (os_message_receive(control_fd, &made, sizeof made, &size, NULL, 0, &fd_count) !=
+            0 ||
+        made.kind != ZYGOTE_MADE)
+        _exit(EXIT_FAILURE);
+    for (size_t i = 0; i < made.count; i++)
+        os_fd_close_noted(&made.notes[i]);
+}
+
 /* In the child. What the program had not flushed yet is the program's to write. */
 static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t program_pid) {
     const pool_settings *settings = &pool->base.settings;
@@ -89,6 +115,8 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
     __fpurge(stdout);
     __fpurge(stderr);
     zygote_reset_signals();
+    if (settings->start_method == PEBBLE_START_FORK && os_making_was_inherited())
+        close_noted(control_fd, program_pid);
     if (settings->start_method == PEBBLE_START_FORKSERVER)
         execute_zygote(control_fd, settings->worker_data_fd, program_pid,
                        command_of(pool, program));
@@ -127,28 +155,50 @@ static void prepare(void) {
     os_spinning_helps();
 }
 
-/* Forks with all signals blocked: no handler of the program may run in the child. */
-static pid_t fork_zygote(process_pool *pool, int control_fd) {
-    sigset_t all, before;
+/* Forks, and tells the child what was made meanwhile. Returns 0 or an errno value; there may be a child all
+ * the same. */
+static int fork_and_tell(process_pool *pool, const int fds[2], zygote_made *made,
+                         pid_t *pid) {
     pid_t program_pid = getpid();
+    os_fd_notes notes = {.notes = made->notes};
+    os_fd_notes_begin(&notes);
+    *pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
+    int error = *pid < 0 ? errno : 0;
+    if (*pid == 0)
+        be_zygote(pool, fds[1], program_pid);
+    os_fd_notes_end(&notes);
+    if (error != 0 || !notes.any || pool->base.settings.start_method != PEBBLE_START_FORK)
+        return error; /* one that executes something has inherited nothing */
+    if (notes.count > OS_FD_NOTES_MAX)
+        return ENFILE;
+    made->kind = ZYGOTE_MADE;
+    made->count = (uint32_t)notes.count;
+    size_t size = offsetof(zygote_made, notes) + notes.count * sizeof made->notes[0];
+    error = os_message_send(fds[0], made, size, NULL, 0);
+    return error == EPIPE ? 0 : error; /* it has been killed, which will be reported */
+}
+
+/* Forks with all signals blocked: no handler of the program may run in the child. */
+static int fork_zygote(process_pool *pool, const int fds[2], pid_t *pid) {
+    sigset_t all, before;
+    zygote_made *made = os_alloc(sizeof *made);
+    if (made == NULL)
+        return ENOMEM;
     function_table_note_fork(&pool->functions);
     pthread_once(&prepared, prepare);
-    const int kept[] = {control_fd, pool->base.settings.worker_data_fd};
+    const int kept[] = {fds[1], pool->base.settings.worker_data_fd};
     bool passes_data =
         pool->base.settings.start_method != PEBBLE_START_FORK && kept[1] >= 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     run_hook(pool, true);
     os_fd_keep(kept, passes_data ? 2 : 1);
-    pid_t pid = os_attempt(OS_FAULT_FORK, EAGAIN, -1, fork());
-    int error = errno;
+    int error = fork_and_tell(pool, fds, made, pid);
     os_fd_keep_none();
-    if (pid == 0)
-        be_zygote(pool, control_fd, program_pid);
     run_hook(pool, false);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    errno = error;
-    return pid;
+    os_free(made);
+    return error;
 }
 
 static void socket_ready(supervisor_source *source, const os_poller_event *event);
@@ -171,12 +221,13 @@ static int start_zygote(process_pool *pool, bool aside) {
     pid_t pid = -1;
     int error = os_message_pair(fds);
     if (error == 0) {
-        pid = fork_zygote(pool, fds[1]);
-        error = pid > 0 ? os_process_open(pid, &process_fd) : errno;
-        error = error == ENOSYS ? 0 : error;
-        if (error ==
+        error = fork_zygote(pool, fds, &pid);
+        int unopened = pid > 0 ? os_process_open(pid, &process_fd) : 0;
+        if (unopened ==
             ESRCH) /* reaped by somebody else: the number is not its own any more */
             pid = -1;
+        if (error == 0 && unopened != ENOSYS)
+            error = unopened;
     }
     os_fd_close(fds[1]);
     if (error != 0)

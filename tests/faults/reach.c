@@ -1,15 +1,20 @@
 /* Row 23: what the processes of a pool can reach of one another and of the program; that nothing of theirs has
  * a name in the file system; and that a user without rights can do everything. */
+#include "platform/platform.h"
 #include "support.h"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #ifndef F_SEAL_FUTURE_WRITE
@@ -37,10 +42,10 @@ static void append(char *text, const char *line) {
 }
 
 /* Of an eventfd its number, which tells it from others; else 0. */
-static int event_number(const char *fd) {
+static int event_number(pid_t pid, const char *fd) {
     char path[300], line[128];
     int number = 0;
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%s", fd);
+    snprintf(path, sizeof path, "/proc/%d/fdinfo/%s", (int)pid, fd);
     FILE *info = fopen(path, "re");
     while (info != NULL && fgets(line, sizeof line, info) != NULL)
         sscanf(line, "eventfd-id: %d", &number);
@@ -49,20 +54,21 @@ static int event_number(const char *fd) {
     return number;
 }
 
-/* The targets of its descriptors above the standard streams, a line each, "bell NUMBER" for an eventfd. */
-static void describe_descriptors(char *text) {
-    char path[300], target[256], line[300];
+/* The targets of a process's descriptors above the standard streams, a line each, "bell NUMBER" for an eventfd. */
+static void describe_descriptors(pid_t pid, char *text) {
+    char directory_path[64], path[400], target[256], line[300];
     struct dirent *entry;
-    DIR *directory = opendir("/proc/self/fd");
+    snprintf(directory_path, sizeof directory_path, "/proc/%d/fd", (int)pid);
+    DIR *directory = opendir(directory_path);
     while (directory != NULL && (entry = readdir(directory)) != NULL) {
         int fd = atoi(entry->d_name);
-        snprintf(path, sizeof path, "/proc/self/fd/%s", entry->d_name);
+        snprintf(path, sizeof path, "%s/%s", directory_path, entry->d_name);
         ssize_t length = readlink(path, target, sizeof target - 1);
-        if (fd <= 2 || fd == dirfd(directory) || length <= 0)
+        if (fd <= 2 || (pid == getpid() && fd == dirfd(directory)) || length <= 0)
             continue;
         target[length] = '\0';
         if (strcmp(target, "anon_inode:[eventfd]") == 0)
-            snprintf(line, sizeof line, "bell %d\n", event_number(entry->d_name));
+            snprintf(line, sizeof line, "bell %d\n", event_number(pid, entry->d_name));
         else
             snprintf(line, sizeof line, "%s\n", target);
         append(text, line);
@@ -72,9 +78,9 @@ static void describe_descriptors(char *text) {
 }
 
 /* -1: only root may open what is mapped. */
-static int seals_of_mapping(unsigned long start, unsigned long end) {
+static int seals_of_mapping(pid_t pid, unsigned long start, unsigned long end) {
     char path[64];
-    snprintf(path, sizeof path, "/proc/self/map_files/%lx-%lx", start, end);
+    snprintf(path, sizeof path, "/proc/%d/map_files/%lx-%lx", (int)pid, start, end);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     int seals = fd >= 0 ? fcntl(fd, F_GET_SEALS) : -1;
     if (fd >= 0)
@@ -83,10 +89,11 @@ static int seals_of_mapping(unsigned long start, unsigned long end) {
 }
 
 /* The channels that it has mapped, "map NAME INODE" and "seals NAME SEALS", a line each. */
-static void describe_channels(char *text) {
-    char line[512], name[256], found[300];
+static void describe_channels(pid_t pid, char *text) {
+    char path[64], line[512], name[256], found[300];
     unsigned long start, end, inode;
-    FILE *maps = fopen("/proc/self/maps", "re");
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)pid);
+    FILE *maps = fopen(path, "re");
     while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
         if (strstr(line, "memfd:pebble-") == NULL ||
             sscanf(line, "%lx-%lx %*s %*s %*s %lu %255s", &start, &end, &inode, name) != 4)
@@ -95,7 +102,8 @@ static void describe_channels(char *text) {
         if (strstr(text, found) != NULL)
             continue;
         append(text, found);
-        snprintf(found, sizeof found, "seals %s %d\n", name, seals_of_mapping(start, end));
+        snprintf(found, sizeof found, "seals %s %d\n", name,
+                 seals_of_mapping(pid, start, end));
         append(text, found);
     }
     if (maps != NULL)
@@ -115,8 +123,8 @@ static int describe_worker(pebble_task *task, const void *input, size_t input_si
     counter_add(at, 1);
     if (!counter_wait(at, WORKERS))
         return 2;
-    describe_descriptors(text);
-    describe_channels(text);
+    describe_descriptors(getpid(), text);
+    describe_channels(getpid(), text);
     return (int)pebble_task_write(task, text, strlen(text) + 1);
 }
 
@@ -195,7 +203,7 @@ static void check_reach(pebble_start_method method) {
     pebble_future *futures[WORKERS];
     const void *data;
     char *texts[WORKERS], before[TEXT_SIZE] = "";
-    describe_descriptors(before);
+    describe_descriptors(getpid(), before);
     met->value = 0;
     pebble_pool *pool = new_process_pool(
         PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .start_method = method));
@@ -226,6 +234,172 @@ static void test_channels_and_sockets(void **state) {
     close(sockets[1]);
 }
 
+/* ---- What is made while a process forks ---- */
+
+enum { FORKS = 400 };
+
+typedef struct makers {
+    pthread_t threads[2];
+    _Atomic bool over;
+} makers;
+
+/* Each task has a worker, and so a channel, of its own. */
+static void *make_channels(void *context) {
+    makers *all = context;
+    pebble_future *futures[8];
+    pebble_pool *pool =
+        new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 2, .max_tasks = 1));
+    while (!atomic_load(&all->over)) {
+        for (int i = 0; i < 8; i++)
+            futures[i] = schedule(pool, nothing, NULL, 0, 0);
+        for (int i = 0; i < 8; i++)
+            expect_end(futures[i], PEBBLE_OK);
+    }
+    close_join_free(pool);
+    return NULL;
+}
+
+/* Each pool has a socket to a zygote of its own. */
+static void *make_sockets(void *context) {
+    makers *all = context;
+    while (!atomic_load(&all->over)) {
+        pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+        expect_end(schedule(pool, nothing, NULL, 0, 0), PEBBLE_OK);
+        stop_join_free(pool);
+    }
+    return NULL;
+}
+
+static void makers_start(makers *all) {
+    if (WITH_ADDRESS_SANITIZER)
+        skip(); /* its allocator's locks are not held in a fork: the child may find them taken */
+    *all = (makers){.over = false};
+    assert_int_equal(pthread_create(&all->threads[0], NULL, make_channels, all), 0);
+    assert_int_equal(pthread_create(&all->threads[1], NULL, make_sockets, all), 0);
+}
+
+static void makers_stop(makers *all) {
+    atomic_store(&all->over, true);
+    for (int i = 0; i < 2; i++)
+        pthread_join(all->threads[i], NULL);
+}
+
+static int tell_zygote(pebble_task *task, const void *input, size_t input_size) {
+    pid_t zygote = getppid();
+    (void)input, (void)input_size;
+    return (int)pebble_task_write(task, &zygote, sizeof zygote);
+}
+
+typedef struct zygote_look {
+    pid_t zygote;
+    size_t sockets_of_program;
+    char held[TEXT_SIZE];
+} zygote_look;
+
+/* While it starts a worker it holds that one's channel. */
+static bool has_its_socket_alone(void *context) {
+    zygote_look *look = context;
+    look->held[0] = '\0';
+    describe_descriptors(look->zygote, look->held);
+    describe_channels(look->zygote, look->held);
+    return count_lines(look->held, "memfd:pebble-") == 0 &&
+           count_lines(look->held, "bell ") == 0 &&
+           count_lines(look->held, "[pidfd]") == 1 && /* the program's */
+           count_lines(look->held, "socket:") == look->sockets_of_program + 1;
+}
+
+static void test_zygotes_forked_amid(void **state) {
+    static zygote_look look;
+    static makers all; /* also for the threads that run on when the test fails */
+    (void)state;
+    describe_descriptors(getpid(), look.held);
+    look.sockets_of_program = count_lines(look.held, "socket:");
+    makers_start(&all);
+    for (int i = 0; i < FORKS; i++) {
+        pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+        look.zygote = take_int(schedule(pool, tell_zygote, NULL, 0, 0));
+        if (!wait_until(has_its_socket_alone, &look))
+            fail_msg("zygote %d of %d has\n%s", i + 1, FORKS, look.held);
+        stop_join_free(pool);
+    }
+    makers_stop(&all);
+}
+
+/* A channel, a socket pair, a bell and a handle of a process that are just being made in the middle of a fork. */
+static struct {
+    bool armed;
+    counter begin, begun, end;
+} amid;
+
+static void before_fork(void) {
+    if (!amid.armed)
+        return;
+    counter_add(&amid.begin, 1);
+    counter_wait(&amid.begun, 1);
+}
+
+static void after_fork(void) {
+    if (amid.armed)
+        counter_add(&amid.end, 1);
+    amid.armed = false;
+}
+
+static void *make_amid(void *unused) {
+    const size_t size = 1 << 20;
+    int fds[2];
+    counter_wait(&amid.begin, 1);
+    os_making_begins();
+    int memory_fd = memfd_create("pebble-test", MFD_CLOEXEC);
+    int bell_fd = eventfd(0, EFD_CLOEXEC);
+    int process_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    bool made = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0 &&
+                ftruncate(memory_fd, (off_t)size) == 0;
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
+    counter_add(&amid.begun, 1);
+    counter_wait(&amid.end, 1);
+    const int all[] = {memory_fd, bell_fd, process_fd, fds[0], fds[1]};
+    for (int i = 0; i < 5; i++)
+        os_fd_made(all[i]);
+    os_making_ended();
+    munmap(memory, size);
+    for (int i = 0; i < 5; i++)
+        os_fd_close(all[i]);
+    return made ? unused : NULL;
+}
+
+static void test_made_amid_a_fork(void **state) {
+    static zygote_look look;
+    pthread_t thread;
+    void *made;
+    (void)state;
+    describe_descriptors(getpid(), look.held);
+    look.sockets_of_program = count_lines(look.held, "socket:");
+    assert_int_equal(pthread_atfork(before_fork, after_fork, NULL), 0);
+    assert_int_equal(pthread_create(&thread, NULL, make_amid, &amid), 0);
+    pebble_pool *pool = new_process_pool(PEBBLE_POOL_OPTIONS(.max_workers = 1));
+    amid.armed = true;
+    look.zygote = take_int(schedule(pool, tell_zygote, NULL, 0, 0));
+    assert_int_equal(pthread_join(thread, &made), 0);
+    assert_ptr_equal(made, &amid);
+    if (!wait_until(has_its_socket_alone, &look))
+        fail_msg("the zygote has\n%s", look.held);
+    stop_join_free(pool);
+}
+
+static int has_no_channel(void *unused) {
+    (void)unused;
+    return (int)mapped_channels();
+}
+
+static void test_children_forked_amid(void **state) {
+    static makers all;
+    (void)state;
+    makers_start(&all);
+    for (int i = 0; i < FORKS; i++)
+        assert_int_equal(program_wait(program_start(has_no_channel, NULL)), 0);
+    makers_stop(&all);
+}
+
 /* ---- Names ---- */
 
 /* All that the program has open for its pools is anonymous. */
@@ -233,14 +407,14 @@ static void test_nothing_has_a_name(void **state) {
     char before[TEXT_SIZE] = "", with[TEXT_SIZE] = "";
     pebble_pool *pools[3];
     (void)state;
-    describe_descriptors(before);
+    describe_descriptors(getpid(), before);
     for (int i = 0; i < 3; i++) {
         pools[i] = new_process_pool(
             PEBBLE_POOL_OPTIONS(.max_workers = WORKERS, .start_method = methods[i],
                                 .worker_data = "data", .worker_data_size = 4));
         expect_end(schedule(pools[i], echo, "x", 1, 0), PEBBLE_OK);
     }
-    describe_descriptors(with);
+    describe_descriptors(getpid(), with);
     char *rest = with, *line;
     while ((line = strtok_r(rest, "\n", &rest)) != NULL) {
         if (strstr(before, line) == NULL && strncmp(line, "anon_inode:", 11) != 0 &&
@@ -307,9 +481,8 @@ static void test_unprivileged(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(channels_and_sockets),
-        TEST(nothing_has_a_name),
-        TEST(unprivileged),
+        TEST(channels_and_sockets), TEST(made_amid_a_fork),   TEST(zygotes_forked_amid),
+        TEST(children_forked_amid), TEST(nothing_has_a_name), TEST(unprivileged),
     };
     pebble_worker_main();
     cmocka_set_test_filter(getenv("TEST_FILTER"));

@@ -3,7 +3,7 @@
  *
  * A fork copies the table of descriptors first, the memory with this set later. One that is closed between
  * would be in the child, and not in its set. So, while a fork is under way, what is to be closed waits for
- * the fork's end (leaving), and stays in the set; nobody waits for that. */
+ * the fork's end (leaving), and stays in the set; nobody waits for that. One that is being made: making.c. */
 #include "platform/platform.h"
 
 #include <pthread.h>
@@ -60,6 +60,11 @@ void os_fd_register(int fd) {
         atomic_fetch_or(word, bit_of(fd));
 }
 
+bool os_fd_is_registered(int fd) {
+    const _Atomic uint64_t *word = word_of(fd, false);
+    return word != NULL && (atomic_load(word) & bit_of(fd)) != 0;
+}
+
 static void forget(int fd) {
     _Atomic uint64_t *word = word_of(fd, false);
     if (word != NULL)
@@ -68,8 +73,7 @@ static void forget(int fd) {
 
 /* False: no fork is under way, or it is not in the set. Under fork_lock. */
 static bool leave_later(int fd) {
-    _Atomic uint64_t *word = word_of(fd, false);
-    if (forks == 0 || word == NULL || (atomic_load(word) & bit_of(fd)) == 0)
+    if (forks == 0 || !os_fd_is_registered(fd))
         return false;
     chunk_of(fd, false)->leaving[(unsigned)fd % CHUNK_FDS / BITS] |= bit_of(fd);
     any_leaving = true;
@@ -99,6 +103,14 @@ void os_fd_keep(const int *fds, size_t count) {
 
 void os_fd_keep_none(void) {
     kept_count = 0;
+}
+
+bool os_fd_is_kept(int fd) {
+    for (size_t i = 0; i < kept_count; i++) {
+        if (kept_fds[i] == fd)
+            return true;
+    }
+    return false;
 }
 
 void os_fd_fork_begins(void) {

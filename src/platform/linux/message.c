@@ -16,13 +16,16 @@ typedef union control_buffer {
 int os_message_pair(int fds[2]) {
     int made[2];
     int type = SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK;
+    int error = 0;
+    os_making_begins();
     if (os_attempt(OS_FAULT_FD, EMFILE, -1, socketpair(AF_UNIX, type, 0, made)) != 0)
-        return errno;
-    for (int i = 0; i < 2; i++) {
-        os_fd_register(made[i]);
+        error = errno;
+    for (int i = 0; error == 0 && i < 2; i++) {
+        os_fd_made(made[i]);
         fds[i] = made[i];
     }
-    return 0;
+    os_making_ended();
+    return error;
 }
 
 static void attach_fds(struct msghdr *message, control_buffer *control, const int *fds,
@@ -68,7 +71,7 @@ static size_t take_fds(struct msghdr *message, int *fds, size_t capacity) {
             int fd;
             memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
             if (taken < capacity) {
-                os_fd_register(fd);
+                os_fd_made(fd);
                 fds[taken++] = fd;
             } else {
                 close(fd);
@@ -78,8 +81,8 @@ static size_t take_fds(struct msghdr *message, int *fds, size_t capacity) {
     return taken;
 }
 
-int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *fds,
-                       size_t fd_capacity, size_t *fd_count) {
+static int receive(int fd, void *data, size_t capacity, size_t *size, int *fds,
+                   size_t fd_capacity, size_t *fd_count) {
     control_buffer control;
     struct iovec piece = {.iov_base = data, .iov_len = capacity};
     struct msghdr message = {.msg_iov = &piece,
@@ -89,7 +92,7 @@ int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *f
     ssize_t received;
     do /* ECONNRESET comes once, and first, if the other end was closed with messages unread: what it had
         * sent before is still to be read */
-        received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+        received = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
     while (received < 0 && (errno == EINTR || errno == ECONNRESET));
     if (received < 0)
         return errno;
@@ -98,4 +101,12 @@ int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *f
     *fd_count = take_fds(&message, fds, fd_capacity);
     *size = (size_t)received;
     return 0;
+}
+
+int os_message_receive(int fd, void *data, size_t capacity, size_t *size, int *fds,
+                       size_t fd_capacity, size_t *fd_count) {
+    os_making_begins(); /* of the descriptors that come with it */
+    int error = receive(fd, data, capacity, size, fds, fd_capacity, fd_count);
+    os_making_ended();
+    return error;
 }

@@ -28,18 +28,26 @@ static int add(os_poller *poller, int fd, uint32_t events, void *context) {
                : control(poller, EPOLL_CTL_ADD, fd, events, context);
 }
 
-static int open_all(os_poller *poller) {
+static int make_epoll_and_timer(os_poller *poller) {
     poller->epoll_fd = os_attempt(OS_FAULT_FD, EMFILE, -1, epoll_create1(EPOLL_CLOEXEC));
     if (poller->epoll_fd < 0)
         return errno;
-    os_fd_register(poller->epoll_fd);
+    os_fd_made(poller->epoll_fd);
     poller->timer_fd =
         os_attempt(OS_FAULT_FD, EMFILE, -1,
                    timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (poller->timer_fd < 0)
         return errno;
-    os_fd_register(poller->timer_fd);
-    int error = os_bell_new(&poller->wake_fd);
+    os_fd_made(poller->timer_fd);
+    return 0;
+}
+
+static int open_all(os_poller *poller) {
+    os_making_begins();
+    int error = make_epoll_and_timer(poller);
+    os_making_ended();
+    if (error == 0)
+        error = os_bell_new(&poller->wake_fd);
     /* Edge triggered both: neither is ever read. A NULL context tells them from the others. */
     if (error == 0)
         error = add(poller, poller->timer_fd, EPOLLIN | EPOLLET, NULL);

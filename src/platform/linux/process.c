@@ -15,11 +15,14 @@
 #endif
 
 int os_process_open(pid_t pid, int *fd) {
+    os_making_begins();
     int opened = (int)os_attempt(OS_FAULT_FD, EMFILE, -1,
                                  syscall(SYS_pidfd_open, pid, 0)); /* close-on-exec */
+    if (opened >= 0)
+        os_fd_made(opened);
+    os_making_ended();
     if (opened < 0) /* EPERM: of a filter that does not know the call */
         return errno == EPERM ? ENOSYS : errno;
-    os_fd_register(opened);
     *fd = opened;
     return 0;
 }

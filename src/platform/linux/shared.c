@@ -16,7 +16,7 @@
 
 enum { ASIDE = 500 }; /* a number: files get the lowest that are free */
 
-static int map(int fd, size_t size, int protection, void **memory) {
+static int map_for_this_process(int fd, size_t size, int protection, void **memory) {
     void *mapped = os_attempt(OS_FAULT_SHARED, ENOMEM, MAP_FAILED,
                               mmap(NULL, size, protection, MAP_SHARED, fd, 0));
     if (mapped == MAP_FAILED)
@@ -33,11 +33,21 @@ static int map(int fd, size_t size, int protection, void **memory) {
     return 0;
 }
 
+static int map(int fd, size_t size, int protection, void **memory) {
+    os_making_begins();
+    int error = map_for_this_process(fd, size, protection, memory);
+    os_making_ended();
+    return error;
+}
+
+/* The name begins with pebble-: by that forked children know what is not theirs (making.c). */
 static int memfd_new(const char *name) {
+    os_making_begins();
     int made = os_attempt(OS_FAULT_SHARED, ENOMEM, -1,
                           memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (made >= 0)
-        os_fd_register(made);
+        os_fd_made(made);
+    os_making_ended();
     return made;
 }
 
@@ -49,10 +59,9 @@ static bool overcommit_is_strict(void) {
     if (atomic_load(&known) == 0) {
         int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
         if (fd >= 0) {
-            os_fd_register(fd);
             if (read(fd, &mode, 1) != 1)
                 mode = '0';
-            os_fd_close(fd);
+            close(fd);
         }
         atomic_store(&known, mode == '2' ? 2 : 1);
     }
@@ -131,10 +140,13 @@ void os_shared_unmap(void *memory, size_t size) {
 }
 
 int os_bell_new(int *fd) {
+    os_making_begins();
     int made = os_attempt(OS_FAULT_FD, EMFILE, -1, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (made >= 0)
+        os_fd_made(made);
+    os_making_ended();
     if (made < 0)
         return errno;
-    os_fd_register(made);
     *fd = made;
     return 0;
 }
