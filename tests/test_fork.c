@@ -6,9 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -245,111 +242,6 @@ static void test_closes_wait_for_a_fork(void **state) {
     assert_int_equal(fcntl(fds[1], F_GETFD), -1);
 }
 
-static bool is_open(int fd) {
-    return fcntl(fd, F_GETFD) >= 0;
-}
-
-/* What is made amid two forks is told to both children. */
-static void test_made_amid_a_fork(void **state) {
-    static os_fd_note told[2][OS_FD_NOTES_MAX];
-    os_fd_notes first = {.notes = told[0]}, second = {.notes = told[1]};
-    int fds[2], bell_fd;
-    (void)state;
-    os_fd_notes_begin(&first);
-    os_fd_notes_begin(&second);
-    assert_int_equal(os_message_pair(fds), 0);
-    os_fd_notes_end(&first);
-    assert_int_equal(os_bell_new(&bell_fd), 0);
-    os_fd_notes_end(&second);
-    assert_true(first.any && second.any);
-    assert_int_equal(first.count, 2);
-    assert_int_equal(second.count, 3);
-    assert_memory_equal(told[0], told[1], 2 * sizeof told[0][0]);
-    const int made[] = {fds[0], fds[1], bell_fd};
-    for (int i = 0; i < 3; i++) {
-        assert_int_equal(told[1][i].fd, made[i]);
-        os_fd_close(made[i]);
-    }
-    os_fd_notes_begin(&first);
-    os_fd_notes_end(&first);
-    assert_true(first.count == 0 && !first.any);
-}
-
-static os_fd_note note_of(int fd) {
-    static os_fd_note note;
-    os_fd_notes notes = {.notes = &note};
-    os_fd_notes_begin(&notes);
-    os_making_begins();
-    os_fd_made(fd);
-    os_making_ended();
-    os_fd_notes_end(&notes);
-    assert_int_equal(notes.count, 1);
-    return note;
-}
-
-static int other_bell(void) {
-    return eventfd(0, EFD_CLOEXEC);
-}
-
-static int other_process(void) {
-    return (int)syscall(SYS_pidfd_open, getppid(), 0);
-}
-
-static int other_socket(void) {
-    return socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-}
-
-/* A child closes what it was told, under that number, but not what it has opened itself: the same kind of
- * file, or registered. */
-static void check_closing(int fd, int (*open_other)(void)) {
-    os_fd_note note = note_of(fd);
-    int its_copy = dup(fd), other = open_other();
-    os_fd_close_noted(&note);
-    assert_true(is_open(fd));
-    note.fd = other;
-    os_fd_close_noted(&note);
-    assert_true(is_open(other));
-    note.fd = its_copy;
-    os_fd_close_noted(&note);
-    assert_false(is_open(its_copy));
-    os_fd_close_noted(&note); /* there is none any more */
-    close(other);
-    os_fd_close(fd);
-}
-
-static void test_child_closes_what_it_was_told(void **state) {
-    int fds[2], bell_fd, process_fd;
-    (void)state;
-    assert_int_equal(os_message_pair(fds), 0);
-    assert_int_equal(os_bell_new(&bell_fd), 0);
-    assert_int_equal(os_process_open(getpid(), &process_fd), 0);
-    check_closing(fds[0], other_socket);
-    check_closing(fds[1], other_socket);
-    check_closing(bell_fd, other_bell);
-    check_closing(process_fd, other_process);
-}
-
-static int has_neither(void *context) {
-    const int *fd = context;
-    return (int)mapped_channels() + (is_open(*fd) ? 2 : 0);
-}
-
-/* A fork in the middle of making a channel: what is there of it is not registered, and would be inherited. */
-static void test_child_drops_a_channel(void **state) {
-    const size_t size = 1 << 20;
-    (void)state;
-    int fd = memfd_create("pebble-test", MFD_CLOEXEC);
-    assert_int_equal(ftruncate(fd, (off_t)size), 0);
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    assert_int_equal(program_wait(program_start(has_neither, &fd)), 3);
-    os_making_begins();
-    assert_int_equal(program_wait(program_start(has_neither, &fd)), 0);
-    os_making_ended();
-    assert_true(is_open(fd));
-    munmap(memory, size);
-    close(fd);
-}
-
 /* A child that lives on keeps nothing of the pool alive: its end is noticed all the same. */
 static void test_child_outlives_the_pool(void **state) {
     gate *at = shared_memory(sizeof *at);
@@ -533,9 +425,6 @@ int main(void) {
         supported_test(test_grandchild_makes_its_own_pools),
         supported_test(test_child_closes_all_descriptors),
         supported_test(test_closes_wait_for_a_fork),
-        supported_test(test_made_amid_a_fork),
-        supported_test(test_child_closes_what_it_was_told),
-        supported_test(test_child_drops_a_channel),
         supported_test(test_child_outlives_the_pool),
         supported_test(test_workers_end_though_a_child_lives),
         supported_test(test_forks_beside_busy_threads),

@@ -12,8 +12,8 @@ static int watch_error;
 /* Runs in the child, which has one thread: no lock may be taken, since any may have been held. */
 static void in_child(void) {
     fork_epoch++;
+    os_fd_close_inherited(); /* so that there is a number to look with */
     os_making_drop_inherited();
-    os_fd_close_inherited();
 }
 
 static void watch(void) {

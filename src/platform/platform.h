@@ -110,11 +110,12 @@ void os_fd_close(int fd);
 enum { OS_KEPT_MAX = 4 };
 void os_fd_keep(const int *fds, size_t count);
 void os_fd_keep_none(void);
-bool os_fd_is_kept(int fd);
 
 /* Around every fork, in the program: descriptors that are closed meanwhile are closed when it has ended. */
 void os_fd_fork_begins(void);
 void os_fd_fork_ended(void);
+uint32_t os_fd_forks_begun(void);
+bool os_fd_fork_is_under_way(void);
 
 /* In a forked child: closes all that the parent registered, but what it keeps. */
 void os_fd_close_inherited(void);
@@ -129,25 +130,28 @@ void os_making_ended(void);
 /* Registers what was just made. */
 void os_fd_made(int fd);
 
-/* In a forked child, before its descriptors are closed: drops the channel that was just being made. */
+/* In a forked child, when its descriptors are closed: drops the channel that was just being made. */
 void os_making_drop_inherited(void);
 
-/* Something was just being made when this process was forked, which it may have still. */
+/* Something was just being made when this process was forked, which it may have still; a channel, too, since
+ * there was no way to look for one. */
 bool os_making_was_inherited(void);
+bool os_making_kept_channel(void);
 
 /* A descriptor and the file that it stands for. */
 typedef struct os_fd_note {
-    int32_t fd;
+    int64_t fd;
     uint64_t device, inode, number;
 } os_fd_note;
 
-/* What all threads make while one forks. If it is more than there is room for, count says so. */
+/* What all threads make while one forks. */
 enum { OS_FD_NOTES_MAX = 2048 };
 typedef struct os_fd_notes {
     struct os_fd_notes *next;
     os_fd_note *notes; /* room for OS_FD_NOTES_MAX */
     size_t count;
-    bool any; /* something was made: if not, the child needs no notes */
+    bool incomplete; /* it was more, or something could not be told from others */
+    bool any;        /* something was made: if not, the child needs no notes */
 } os_fd_notes;
 
 /* Around a fork, in the parent. What is just being made at the end is waited for, and is noted. */
@@ -173,6 +177,10 @@ uint64_t os_bell_identity(int fd);
 
 /* ---- Shared memory ----
  * A memfd that can be neither shrunk nor grown, mapped once and not inherited over fork. */
+
+/* The names of those that are channels. By them a forked child knows what is not its own. */
+#define OS_CHANNEL_DOWN "pebble-down"
+#define OS_CHANNEL_UP "pebble-up"
 
 /* Makes and maps size bytes (a multiple of the page size), readable and writable, zeroed. If
  * others_read_only, every mapping made after this one can only be read. */

@@ -62,11 +62,12 @@ static void bell_rang(supervisor_source *source, const os_poller_event *event) {
 
 static int open_channel(process_worker *worker) {
     void *down = NULL, *up = NULL;
-    int error =
-        os_shared_new("pebble-down", sizeof *worker->down, true, &worker->down_fd, &down);
+    int error = os_shared_new(OS_CHANNEL_DOWN, sizeof *worker->down, true,
+                              &worker->down_fd, &down);
     worker->down = down;
     if (error == 0)
-        error = os_shared_new("pebble-up", sizeof *worker->up, false, &worker->up_fd, &up);
+        error =
+            os_shared_new(OS_CHANNEL_UP, sizeof *worker->up, false, &worker->up_fd, &up);
     worker->up = up;
     if (error == 0)
         error = os_bell_new(&worker->bell_fd);

@@ -117,6 +117,8 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
     zygote_reset_signals();
     if (settings->start_method == PEBBLE_START_FORK && os_making_was_inherited())
         close_noted(control_fd, program_pid);
+    if (settings->start_method == PEBBLE_START_FORK && os_making_kept_channel())
+        _exit(EXIT_FAILURE);
     if (settings->start_method == PEBBLE_START_FORKSERVER)
         execute_zygote(control_fd, settings->worker_data_fd, program_pid,
                        command_of(pool, program));
@@ -169,8 +171,8 @@ static int fork_and_tell(process_pool *pool, const int fds[2], zygote_made *made
     os_fd_notes_end(&notes);
     if (error != 0 || !notes.any || pool->base.settings.start_method != PEBBLE_START_FORK)
         return error; /* one that executes something has inherited nothing */
-    if (notes.count > OS_FD_NOTES_MAX)
-        return ENFILE;
+    if (notes.incomplete)
+        return EAGAIN;
     made->kind = ZYGOTE_MADE;
     made->count = (uint32_t)notes.count;
     size_t size = offsetof(zygote_made, notes) + notes.count * sizeof made->notes[0];

@@ -349,7 +349,7 @@ static void *make_amid(void *unused) {
     int fds[2];
     counter_wait(&amid.begin, 1);
     os_making_begins();
-    int memory_fd = memfd_create("pebble-test", MFD_CLOEXEC);
+    int memory_fd = memfd_create("pebble-up", MFD_CLOEXEC);
     int bell_fd = eventfd(0, EFD_CLOEXEC);
     int process_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
     bool made = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0 &&

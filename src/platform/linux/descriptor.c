@@ -21,7 +21,8 @@ static fd_chunk first_chunk; /* most programs never need another */
 static _Atomic(fd_chunk *) chunks[CHUNKS] = {&first_chunk};
 
 static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
-static int forks; /* under way */
+static _Atomic int forks; /* under way */
+static _Atomic uint32_t forks_begun;
 static bool any_leaving;
 
 /* Of this thread: what the child of its next forks keeps. */
@@ -105,18 +106,19 @@ void os_fd_keep_none(void) {
     kept_count = 0;
 }
 
-bool os_fd_is_kept(int fd) {
-    for (size_t i = 0; i < kept_count; i++) {
-        if (kept_fds[i] == fd)
-            return true;
-    }
-    return false;
-}
-
 void os_fd_fork_begins(void) {
     pthread_mutex_lock(&fork_lock);
     forks++;
+    forks_begun++; /* who sees this sees that it is under way */
     pthread_mutex_unlock(&fork_lock);
+}
+
+uint32_t os_fd_forks_begun(void) {
+    return forks_begun;
+}
+
+bool os_fd_fork_is_under_way(void) {
+    return forks > 0;
 }
 
 static void close_bits(uint64_t bits, int first_fd) {

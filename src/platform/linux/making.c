@@ -11,11 +11,11 @@
  *   child that has what it does not know of, making is true.
  * - Then it looks through what it has: channels can be told by their names.
  * - Other descriptors cannot. A zygote is told them by its parent (zygote_client.c), which notes what is made
- *   from before its fork until after. As what is being made waits for nothing, it can be waited for at the
- *   end. Other children may keep such a one until they execute something.
+ *   while a fork is under way. As what is being made waits for nothing, it can be waited for at the end. Other
+ *   children may keep such a one until they execute something.
  *
- * No memory is allocated in the child: the allocator's own handlers may not have run yet. No other lock is
- * taken with making_lock held, but the C library's for the memory of the set. */
+ * No memory is allocated in the child: the allocator's own handlers may not have run yet. With making_lock held
+ * only descriptor.c's lock is taken, and the C library's for the memory of the set. */
 #include "platform/platform.h"
 
 #include <dirent.h>
@@ -33,7 +33,10 @@ static pthread_mutex_t making_lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic bool making;
 static int makers_cancel_state;  /* under making_lock */
 static os_fd_notes *takers;      /* under making_lock */
+static uint32_t forks_before;    /* under making_lock: when making began, */
+static bool began_amid_a_fork;   /* and whether one was under way then */
 static bool inherited_something; /* perhaps */
+static bool kept_channel;        /* perhaps: it could not look */
 
 void os_making_begins(void) {
     int cancel_state;
@@ -41,6 +44,8 @@ void os_making_begins(void) {
     pthread_mutex_lock(&making_lock);
     makers_cancel_state = cancel_state;
     atomic_store(&making, true);
+    forks_before = os_fd_forks_begun(); /* first, so that none is overlooked */
+    began_amid_a_fork = os_fd_fork_is_under_way();
 }
 
 void os_making_ended(void) {
@@ -55,26 +60,25 @@ void os_making_ended(void) {
 
 /* ---- Notes ---- */
 
-/* Text from the beginning of a file of /proc. */
-static void read_text(const char *path, char *text, size_t capacity) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = fd >= 0 ? read(fd, text, capacity - 1) : 0;
-    text[size > 0 ? size : 0] = '\0';
-    if (fd >= 0)
-        close(fd);
-}
+static const uint64_t process_reaped = (uint64_t)-1;
 
-/* All eventfds have the same inode, and so have pidfds before Linux 6.9: their number, or process. */
+/* All eventfds have the same inode, and so have pidfds before Linux 6.9: their number, or process. 0: it cannot be
+ * read. */
 static uint64_t number_of(int fd) {
     char path[48], text[512];
     snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
-    read_text(path, text, sizeof text);
+    int info_fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (info_fd >= 0)
+        os_fd_register(info_fd);
+    ssize_t size = info_fd >= 0 ? read(info_fd, text, sizeof text - 1) : 0;
+    os_fd_close(info_fd);
+    text[size > 0 ? size : 0] = '\0';
     const char *event = strstr(text, "\neventfd-id:"), *process = strstr(text, "\nPid:");
     const char *line = event != NULL ? event : process;
     return line != NULL ? strtoull(strchr(line, ':') + 1, NULL, 10) : 0;
 }
 
-/* False: it has none. */
+/* False: it cannot be told from others. */
 static bool identify(int fd, os_fd_note *note) {
     struct stat status;
     if (fstat(fd, &status) != 0)
@@ -87,20 +91,26 @@ static bool identify(int fd, os_fd_note *note) {
     return is_typed || note->number != 0;
 }
 
+static void take_note(os_fd_notes *notes, const os_fd_note *note) {
+    if (note == NULL || notes->count == OS_FD_NOTES_MAX)
+        notes->incomplete = true;
+    else
+        notes->notes[notes->count++] = *note;
+}
+
 void os_fd_made(int fd) {
     os_fd_note note;
     os_fd_register(fd);
-    if (takers == NULL || !identify(fd, &note))
-        return;
-    for (os_fd_notes *notes = takers; notes != NULL; notes = notes->next) {
-        if (notes->count < OS_FD_NOTES_MAX)
-            notes->notes[notes->count] = note;
-        notes->count++;
-    }
+    if (takers == NULL || (!began_amid_a_fork && os_fd_forks_begun() == forks_before))
+        return; /* a fork that begins from now on knows of it */
+    bool identified = identify(fd, &note);
+    for (os_fd_notes *notes = takers; notes != NULL; notes = notes->next)
+        take_note(notes, identified ? &note : NULL);
 }
 
 void os_fd_notes_begin(os_fd_notes *notes) {
     notes->count = 0;
+    notes->incomplete = false;
     pthread_mutex_lock(&making_lock);
     notes->any = false;
     notes->next = takers;
@@ -121,30 +131,41 @@ void os_fd_notes_end(os_fd_notes *notes) {
 
 void os_fd_close_noted(const os_fd_note *note) {
     os_fd_note found;
-    if (!os_fd_is_registered(note->fd) && identify(note->fd, &found) &&
+    int fd = (int)note->fd;
+    if (!os_fd_is_registered(fd) && identify(fd, &found) &&
         found.device == note->device && found.inode == note->inode &&
-        found.number == note->number)
-        close(note->fd);
-}
-
-static bool is_ours(const char *name) {
-    return strncmp(name, "/memfd:pebble-", 14) == 0;
-}
-
-static void close_if_ours(int fd) {
-    char path[48], target[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(path, target, sizeof target - 1);
-    target[length > 0 ? length : 0] = '\0';
-    if (is_ours(target) && !os_fd_is_kept(fd))
+        (found.number == note->number || found.number == process_reaped))
         close(fd);
 }
 
-static void close_ours(void) {
+static bool starts_with(const char *text, const char *with) {
+    return strncmp(text, with, strlen(with)) == 0;
+}
+
+/* As the kernel shows them, with " (deleted)" behind. */
+static bool is_channel(const char *name) {
+    return starts_with(name, "/memfd:" OS_CHANNEL_DOWN " ") ||
+           starts_with(name, "/memfd:" OS_CHANNEL_UP " ");
+}
+
+/* A channel, or what number_of() has just open in the parent. */
+static void close_if_ours(int fd) {
+    char path[48], target[64], parents[48];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    snprintf(parents, sizeof parents, "/proc/%d/fdinfo/", (int)getppid());
+    ssize_t length = readlink(path, target, sizeof target - 1);
+    target[length > 0 ? length : 0] = '\0';
+    if (is_channel(target) || starts_with(target, parents))
+        close(fd);
+}
+
+static bool close_ours(void) {
     static _Alignas(struct dirent64) char entries[4096];
     int directory = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0)
+        return false;
     ssize_t size;
-    while (directory >= 0 && (size = getdents64(directory, entries, sizeof entries)) > 0) {
+    while ((size = getdents64(directory, entries, sizeof entries)) > 0) {
         for (ssize_t at = 0; at < size;) {
             struct dirent64 *entry = (struct dirent64 *)(void *)(entries + at);
             if (entry->d_name[0] != '.')
@@ -152,25 +173,27 @@ static void close_ours(void) {
             at += entry->d_reclen;
         }
     }
-    if (directory >= 0)
-        close(directory);
+    close(directory);
+    return size == 0;
 }
 
-/* A line of /proc/self/maps. */
+/* A line of /proc/self/maps: START-END ACCESS OFFSET DEVICE INODE NAME, where ACCESS is like rw-s. */
 static void unmap_if_ours(const char *line) {
     char *rest;
     const char *name = strchr(line, '/');
-    unsigned long start = strtoul(line, &rest, 16), end = strtoul(rest + 1, NULL, 16);
-    if (name != NULL && is_ours(name))
+    unsigned long start = strtoul(line, &rest, 16), end = strtoul(rest + 1, &rest, 16);
+    if (name != NULL && is_channel(name) && rest[4] == 's')
         munmap((void *)start, end - start); /* NOLINT: the kernel's text */
 }
 
-static void unmap_ours(void) {
+static bool unmap_ours(void) {
     static char text[8192]; /* longer than a line */
     size_t kept = 0;
     ssize_t size;
     int fd = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
-    while (fd >= 0 && (size = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
+    if (fd < 0)
+        return false;
+    while ((size = read(fd, text + kept, sizeof text - 1 - kept)) > 0) {
         char *line = text, *end;
         text[kept + (size_t)size] = '\0';
         for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
@@ -180,20 +203,21 @@ static void unmap_ours(void) {
         kept = strlen(line);
         memmove(text, line, kept);
     }
-    if (fd >= 0)
-        close(fd);
+    close(fd);
+    return size == 0 && kept == 0;
 }
 
 void os_making_drop_inherited(void) {
     making_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     takers = NULL;
     inherited_something = atomic_exchange(&making, false);
-    if (!inherited_something)
-        return;
-    unmap_ours();
-    close_ours();
+    kept_channel = inherited_something && !(unmap_ours() && close_ours());
 }
 
 bool os_making_was_inherited(void) {
     return inherited_something;
+}
+
+bool os_making_kept_channel(void) {
+    return kept_channel;
 }

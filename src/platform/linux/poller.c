@@ -28,17 +28,18 @@ static int add(os_poller *poller, int fd, uint32_t events, void *context) {
                : control(poller, EPOLL_CTL_ADD, fd, events, context);
 }
 
+/* They have no identity that a child could be told, but are there before any zygote is forked. */
 static int make_epoll_and_timer(os_poller *poller) {
     poller->epoll_fd = os_attempt(OS_FAULT_FD, EMFILE, -1, epoll_create1(EPOLL_CLOEXEC));
     if (poller->epoll_fd < 0)
         return errno;
-    os_fd_made(poller->epoll_fd);
+    os_fd_register(poller->epoll_fd);
     poller->timer_fd =
         os_attempt(OS_FAULT_FD, EMFILE, -1,
                    timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     if (poller->timer_fd < 0)
         return errno;
-    os_fd_made(poller->timer_fd);
+    os_fd_register(poller->timer_fd);
     return 0;
 }
 

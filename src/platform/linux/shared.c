@@ -40,7 +40,6 @@ static int map(int fd, size_t size, int protection, void **memory) {
     return error;
 }
 
-/* The name begins with pebble-: by that forked children know what is not theirs (making.c). */
 static int memfd_new(const char *name) {
     os_making_begins();
     int made = os_attempt(OS_FAULT_SHARED, ENOMEM, -1,
@@ -57,12 +56,14 @@ static bool overcommit_is_strict(void) {
     static _Atomic int known; /* 1: no, 2: yes */
     char mode = '0';
     if (atomic_load(&known) == 0) {
+        os_making_begins();
         int fd = open("/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC);
-        if (fd >= 0) {
-            if (read(fd, &mode, 1) != 1)
-                mode = '0';
-            close(fd);
-        }
+        if (fd >= 0)
+            os_fd_made(fd);
+        os_making_ended();
+        if (fd >= 0 && read(fd, &mode, 1) != 1)
+            mode = '0';
+        os_fd_close(fd);
         atomic_store(&known, mode == '2' ? 2 : 1);
     }
     return atomic_load(&known) == 2;
