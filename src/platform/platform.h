@@ -1,8 +1,8 @@
 /* The port layer: everything that the engine asks of the operating system.
  *
  * Conventions: a function that can fail returns 0 or a positive errno value; nothing here sets a
- * pebble error or takes a lock. Every descriptor is close-on-exec and registered (see "Engine
- * descriptors"). Deadlines are absolute, in nanoseconds of the monotonic clock; OS_NO_DEADLINE
+ * pebble error; the locks that some take are innermost. Every descriptor is close-on-exec and, if it stays
+ * open, registered (see "Engine descriptors"). Deadlines are absolute, in nanoseconds of the monotonic clock; OS_NO_DEADLINE
  * waits without limit. Signals that interrupt a call (EINTR) are dealt with inside. What threads of the
  * program call with a lock held (bells, messages, closing) is no point where they could be cancelled.
  *

@@ -34,6 +34,7 @@ typedef struct zygote_request {
 typedef struct zygote_made {
     uint32_t kind;
     uint32_t count;
+    uint64_t incomplete; /* not 0: it is not all; the child is not to be used */
     os_fd_note notes[OS_FD_NOTES_MAX]; /* as many as count are sent */
 } zygote_made;
 

@@ -101,8 +101,8 @@ static void close_noted(int control_fd, pid_t program_pid) {
     await_message(control_fd, program_pid);
     if (os_message_receive(control_fd, &made, sizeof made, &size, NULL, 0, &fd_count) !=
             0 ||
-        made.kind != ZYGOTE_MADE)
-        _exit(EXIT_FAILURE);
+        made.kind != ZYGOTE_MADE || made.incomplete)
+        _exit(EXIT_FAILURE); /* the program starts another */
     for (size_t i = 0; i < made.count; i++)
         os_fd_close_noted(&made.notes[i]);
 }
@@ -115,13 +115,11 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
     __fpurge(stdout);
     __fpurge(stderr);
     zygote_reset_signals();
-    if (settings->start_method == PEBBLE_START_FORK && os_making_was_inherited())
-        close_noted(control_fd, program_pid);
-    if (settings->start_method == PEBBLE_START_FORK && os_making_kept_channel())
-        _exit(EXIT_FAILURE);
     if (settings->start_method == PEBBLE_START_FORKSERVER)
         execute_zygote(control_fd, settings->worker_data_fd, program_pid,
                        command_of(pool, program));
+    if (os_making_kept_channel())
+        _exit(EXIT_FAILURE);
     setup = (zygote_setup){
         .control_fd = control_fd, .program_pid = program_pid, .data_fd = -1};
     if (settings->start_method == PEBBLE_START_SPAWN) {
@@ -129,6 +127,8 @@ static _Noreturn void be_zygote(process_pool *pool, int control_fd, pid_t progra
         setup.data_fd = settings->worker_data_fd;
         close_others(control_fd, setup.data_fd);
     } else {
+        if (os_making_was_inherited())
+            close_noted(control_fd, program_pid);
         setup.hooks = settings->hooks;
         if (!settings->single_call) /* which has no initializer that limits memory */
             os_release_unused_memory();
@@ -171,8 +171,7 @@ static int fork_and_tell(process_pool *pool, const int fds[2], zygote_made *made
     os_fd_notes_end(&notes);
     if (error != 0 || !notes.any || pool->base.settings.start_method != PEBBLE_START_FORK)
         return error; /* one that executes something has inherited nothing */
-    if (notes.incomplete)
-        return EAGAIN;
+    made->incomplete = notes.incomplete;
     made->kind = ZYGOTE_MADE;
     made->count = (uint32_t)notes.count;
     size_t size = offsetof(zygote_made, notes) + notes.count * sizeof made->notes[0];

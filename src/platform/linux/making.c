@@ -15,7 +15,9 @@
  *   children may keep such a one until they execute something.
  *
  * No memory is allocated in the child: the allocator's own handlers may not have run yet. With making_lock held
- * only descriptor.c's lock is taken, and the C library's for the memory of the set. */
+ * no lock is taken but the C library's, for the memory of the set.
+ *
+ * Not meant are files that are read and closed at once, as those of /proc: a child may keep one. */
 #include "platform/platform.h"
 
 #include <dirent.h>
@@ -68,10 +70,9 @@ static uint64_t number_of(int fd) {
     char path[48], text[512];
     snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
     int info_fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (info_fd >= 0)
-        os_fd_register(info_fd);
     ssize_t size = info_fd >= 0 ? read(info_fd, text, sizeof text - 1) : 0;
-    os_fd_close(info_fd);
+    if (info_fd >= 0)
+        close(info_fd);
     text[size > 0 ? size : 0] = '\0';
     const char *event = strstr(text, "\neventfd-id:"), *process = strstr(text, "\nPid:");
     const char *line = event != NULL ? event : process;
@@ -138,28 +139,22 @@ void os_fd_close_noted(const os_fd_note *note) {
         close(fd);
 }
 
-static bool starts_with(const char *text, const char *with) {
-    return strncmp(text, with, strlen(with)) == 0;
-}
-
-/* As the kernel shows them, with " (deleted)" behind. */
 static bool is_channel(const char *name) {
-    return starts_with(name, "/memfd:" OS_CHANNEL_DOWN " ") ||
-           starts_with(name, "/memfd:" OS_CHANNEL_UP " ");
+    return strcmp(name, "/memfd:" OS_CHANNEL_DOWN " (deleted)") == 0 ||
+           strcmp(name, "/memfd:" OS_CHANNEL_UP " (deleted)") == 0;
 }
 
-/* A channel, or what number_of() has just open in the parent. */
-static void close_if_ours(int fd) {
-    char path[48], target[64], parents[48];
+static void close_if_channel(int fd) {
+    char path[48], target[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    snprintf(parents, sizeof parents, "/proc/%d/fdinfo/", (int)getppid());
     ssize_t length = readlink(path, target, sizeof target - 1);
     target[length > 0 ? length : 0] = '\0';
-    if (is_channel(target) || starts_with(target, parents))
+    if (is_channel(target))
         close(fd);
 }
 
-static bool close_ours(void) {
+/* A worker has its own open when it is forked, but nothing is being made then: a zygote has one thread. */
+static bool close_channels(void) {
     static _Alignas(struct dirent64) char entries[4096];
     int directory = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
@@ -169,7 +164,7 @@ static bool close_ours(void) {
         for (ssize_t at = 0; at < size;) {
             struct dirent64 *entry = (struct dirent64 *)(void *)(entries + at);
             if (entry->d_name[0] != '.')
-                close_if_ours(atoi(entry->d_name));
+                close_if_channel(atoi(entry->d_name));
             at += entry->d_reclen;
         }
     }
@@ -178,7 +173,7 @@ static bool close_ours(void) {
 }
 
 /* A line of /proc/self/maps: START-END ACCESS OFFSET DEVICE INODE NAME, where ACCESS is like rw-s. */
-static void unmap_if_ours(const char *line) {
+static void unmap_if_channel(const char *line) {
     char *rest;
     const char *name = strchr(line, '/');
     unsigned long start = strtoul(line, &rest, 16), end = strtoul(rest + 1, &rest, 16);
@@ -186,7 +181,7 @@ static void unmap_if_ours(const char *line) {
         munmap((void *)start, end - start); /* NOLINT: the kernel's text */
 }
 
-static bool unmap_ours(void) {
+static bool unmap_channels(void) {
     static char text[8192]; /* longer than a line */
     size_t kept = 0;
     ssize_t size;
@@ -198,7 +193,7 @@ static bool unmap_ours(void) {
         text[kept + (size_t)size] = '\0';
         for (; (end = strchr(line, '\n')) != NULL; line = end + 1) {
             *end = '\0';
-            unmap_if_ours(line);
+            unmap_if_channel(line);
         }
         kept = strlen(line);
         memmove(text, line, kept);
@@ -211,7 +206,7 @@ void os_making_drop_inherited(void) {
     making_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
     takers = NULL;
     inherited_something = atomic_exchange(&making, false);
-    kept_channel = inherited_something && !(unmap_ours() && close_ours());
+    kept_channel = inherited_something && !(unmap_channels() && close_channels());
 }
 
 bool os_making_was_inherited(void) {
