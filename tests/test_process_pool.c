@@ -362,6 +362,7 @@ static void test_initializer_gets_its_bytes(void **state) {
 
 /* The pool breaks; every future and every later call says why. */
 static void broken_by(pebble_initializer initializer, const char *said) {
+    pebble_map *map = NULL;
     shared *events = new_shared();
     pebble_future *futures[10];
     pebble_pool *pool = pool_with(initializer, &events, 2, 0);
@@ -387,6 +388,9 @@ static void broken_by(pebble_initializer initializer, const char *said) {
     assert_false(pebble_pool_active(pool));
     expect_error(pebble_schedule(pool, nothing, NULL, 0, 0, NULL), PEBBLE_ERR_BROKEN,
                  said);
+    expect_error(pebble_pool_map(pool, nothing, NULL, 0, 0, 1, 0, &map),
+                 PEBBLE_ERR_BROKEN, said);
+    assert_null(map);
     expect_error(pebble_pool_join(pool, 0), PEBBLE_ERR_ACTIVE, "pebble_pool_join");
     close_join_free(pool);
 }

@@ -283,6 +283,7 @@ static void test_initializer_once_in_each_thread(void **state) {
 }
 
 static void test_initializer_fails(void **state) {
+    pebble_map *map = NULL;
     (void)state;
     pebble_pool *pool = initialized_pool(2, 0, UINT32_MAX);
     pebble_future *future = schedule(pool, nothing, NULL, 0, 0);
@@ -293,6 +294,9 @@ static void test_initializer_fails(void **state) {
     assert_false(pebble_pool_active(pool));
     expect_error(pebble_schedule(pool, nothing, NULL, 0, 0, NULL), PEBBLE_ERR_BROKEN,
                  "42");
+    expect_error(pebble_pool_map(pool, nothing, NULL, 0, 0, 1, 0, &map),
+                 PEBBLE_ERR_BROKEN, "42");
+    assert_null(map);
     assert_in_range(counter_value(&initialized), 3, 5);
     close_join_free(pool);
 }

@@ -139,8 +139,8 @@ static pebble_error map_new(pebble_pool *pool, const pebble_map_options *options
     pebble_error error = check_options(pool, options, map, name);
     if (error != PEBBLE_OK)
         return error;
-    if (options->count == 0 && !pool->kind->active(pool))
-        return error_set(PEBBLE_ERR_NOT_ACTIVE, "%s: the pool takes no tasks", name);
+    if (options->count == 0 && (error = pool->kind->check_active(pool, name)) != PEBBLE_OK)
+        return error;
     size_t chunk_size = options->chunk_size > 0 ? options->chunk_size : 1;
     size_t futures = options->count / chunk_size + (options->count % chunk_size != 0);
     pebble_map *made = os_alloc_zeroed(sizeof *made + futures * sizeof(pebble_future *));

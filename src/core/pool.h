@@ -29,6 +29,8 @@ typedef struct pool_kind {
     pebble_state (*state)(pebble_pool *pool, pebble_future *future);
     pid_t (*pid)(pebble_pool *pool, pebble_future *future);
     bool (*active)(const pebble_pool *pool);
+    /* PEBBLE_OK, or the error of schedule() for a pool that takes no tasks. */
+    pebble_error (*check_active)(pebble_pool *pool, const char *name);
     void (*close)(pebble_pool *pool);
     void (*stop)(pebble_pool *pool);
     void (*info)(pebble_pool *pool, pebble_pool_info *info);

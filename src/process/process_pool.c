@@ -227,6 +227,15 @@ static bool active(const pebble_pool *base) {
     return is;
 }
 
+static pebble_error check_active(pebble_pool *base, const char *name) {
+    process_pool *pool = process_pool_of(base);
+    pthread_mutex_lock(&base->lock);
+    bool refuses = atomic_load(&base->closed) || pool->broken;
+    pebble_error error = refuses ? refuse(pool, name) : PEBBLE_OK;
+    pthread_mutex_unlock(&base->lock);
+    return error;
+}
+
 static void close_pool(pebble_pool *base) {
     process_pool *pool = process_pool_of(base);
     pthread_mutex_lock(&base->lock);
@@ -324,6 +333,7 @@ const pool_kind process_pool_kind = {
     .state = state,
     .pid = pid,
     .active = active,
+    .check_active = check_active,
     .close = close_pool,
     .stop = stop,
     .info = fill_info,

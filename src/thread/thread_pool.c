@@ -742,6 +742,14 @@ static bool active(const pebble_pool *base) {
     return is;
 }
 
+static pebble_error check_active(pebble_pool *base, const char *name) {
+    thread_pool *pool = pool_of(base);
+    pthread_mutex_lock(&base->lock);
+    pebble_error error = takes_tasks(pool) ? PEBBLE_OK : refuse(pool, name);
+    pthread_mutex_unlock(&base->lock);
+    return error;
+}
+
 static void close_pool(pebble_pool *base) {
     thread_pool *pool = pool_of(base);
     pthread_mutex_lock(&base->lock);
@@ -805,6 +813,7 @@ const pool_kind thread_pool_kind = {
     .state = state,
     .pid = pid,
     .active = active,
+    .check_active = check_active,
     .close = close_pool,
     .stop = stop,
     .info = fill_info,
