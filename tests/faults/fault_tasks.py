@@ -201,10 +201,12 @@ def limit_files():
 
 
 def limit_memory():
-    """To what it has, and a little."""
+    """To what it has, and a little; or to what an earlier task of this worker's has left of it."""
     with open("/proc/self/statm") as statm:
         pages = int(statm.read().split()[0])
-    limit(resource.RLIMIT_AS, pages * resource.getpagesize() + (16 << 20))
+    amount = pages * resource.getpagesize() + (16 << 20)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit(resource.RLIMIT_AS, amount if hard == resource.RLIM_INFINITY else min(amount, hard))
 
 
 def limit_stack():
