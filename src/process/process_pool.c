@@ -103,6 +103,11 @@ static pebble_error refuse(const process_pool *pool, const char *name) {
     return error_set(PEBBLE_ERR_NOT_ACTIVE, "%s: the pool is closed or stopped", name);
 }
 
+/* Under the pool's lock. */
+static bool takes_tasks(const process_pool *pool) {
+    return !atomic_load(&pool->base.closed) && !pool->broken;
+}
+
 static pebble_error schedule(pebble_pool *base, pebble_future *future, const char *name) {
     process_pool *pool = process_pool_of(base);
     /* Here and not in worker_send(), which only finds it again: the first meeting takes the
@@ -121,7 +126,7 @@ static pebble_error schedule(pebble_pool *base, pebble_future *future, const cha
             return error;
     }
     pthread_mutex_lock(&base->lock);
-    if (atomic_load(&base->closed) || pool->broken) {
+    if (!takes_tasks(pool)) {
         pebble_error error = refuse(pool, name);
         pthread_mutex_unlock(&base->lock);
         return error;
@@ -222,7 +227,7 @@ static pebble_state state(pebble_pool *base, pebble_future *future) {
 static bool active(const pebble_pool *base) {
     process_pool *pool = process_pool_of((pebble_pool *)(uintptr_t)base);
     pthread_mutex_lock(&pool->base.lock);
-    bool is = !atomic_load(&base->closed) && !pool->broken;
+    bool is = takes_tasks(pool);
     pthread_mutex_unlock(&pool->base.lock);
     return is;
 }
@@ -230,8 +235,7 @@ static bool active(const pebble_pool *base) {
 static pebble_error check_active(pebble_pool *base, const char *name) {
     process_pool *pool = process_pool_of(base);
     pthread_mutex_lock(&base->lock);
-    bool refuses = atomic_load(&base->closed) || pool->broken;
-    pebble_error error = refuses ? refuse(pool, name) : PEBBLE_OK;
+    pebble_error error = takes_tasks(pool) ? PEBBLE_OK : refuse(pool, name);
     pthread_mutex_unlock(&base->lock);
     return error;
 }

@@ -11,6 +11,10 @@
  *
  * Replies are read to the end before a loss is acted upon: what the zygote said before it died
  * counts.
+ *
+ * If anything was made while it was forked (making.c), the first message says what. A child that finds that
+ * something was just being made waits for it, closes what it has of that, or ends if it was not told all; any
+ * other leaves it to zygote.c, which does not heed it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -170,7 +174,7 @@ static int fork_and_tell(process_pool *pool, const int fds[2], zygote_made *made
         be_zygote(pool, fds[1], program_pid);
     os_fd_notes_end(&notes);
     if (error != 0 || !notes.any || pool->base.settings.start_method != PEBBLE_START_FORK)
-        return error; /* one that executes something has inherited nothing */
+        return error; /* the others close all but what is theirs */
     made->incomplete = notes.incomplete;
     made->kind = ZYGOTE_MADE;
     made->count = (uint32_t)notes.count;

@@ -357,8 +357,10 @@ static void *make_amid(void *unused) {
     counter_add(&amid.begun, 1);
     counter_wait(&amid.end, 1);
     const int all[] = {memory_fd, bell_fd, process_fd, fds[0], fds[1]};
-    for (int i = 0; i < (amid.too_much ? OS_FD_NOTES_MAX + 1 : 5); i++)
-        os_fd_made(all[i % 5]);
+    for (int i = 0; amid.too_much && i < OS_FD_NOTES_MAX; i++)
+        os_fd_made(memory_fd); /* and no room is left for the others */
+    for (int i = 0; i < 5; i++)
+        os_fd_made(all[i]);
     os_making_ended();
     munmap(memory, size);
     for (int i = 0; i < 5; i++)
